@@ -1,0 +1,1 @@
+"""CoDD-Lightning: tractable joint distributions on masked-diffusion language models."""

@@ -1,0 +1,14 @@
+"""Masked-diffusion transformers behind one interface."""
+
+from codd_lightning.backbones.backbone import (
+    AnyBackbone,
+    Backbone,
+    BackboneLike,
+    Prediction,
+    as_backbone,
+    device_of,
+)
+from codd_lightning.backbones.loading import load_backbone
+from codd_lightning.backbones.text import encode_prompt
+
+__all__ = ["AnyBackbone", "Backbone", "BackboneLike", "Prediction", "as_backbone", "device_of", "encode_prompt", "load_backbone"]

@@ -1,0 +1,155 @@
+"""One interface for every masked-diffusion transformer: token ids in, aligned logits out."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a backbone says of some positions of a canvas.
+
+    Attributes:
+        logits: `(B, P, V)`; row i predicts the token at position i.
+        hidden: `(B, P, D)`, the last hidden states those logits come from; None where there are none.
+        cache: keys and values of finished blocks, for the next call; None where nothing is kept.
+    """
+
+    logits: Tensor
+    hidden: Tensor | None = None
+    cache: Any = None
+
+
+@runtime_checkable
+class BackboneLike(Protocol):
+    """What trainer and decoder need of a backbone besides `forward(input_ids, attention_mask)`."""
+
+    mask_token_id: int
+    vocab_size: int
+    tokenizer: Any
+    eos_token_ids: list[int]
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor: ...
+
+
+class Backbone(nn.Module):
+    """A bidirectional transformer of transformers, with its oddities hidden.
+
+    Args:
+        model: a causal-LM class run with `config.is_causal = False`.
+        mask_token_id: id of the mask token.
+        eos_token_ids: ids that end a response.
+        tokenizer: may be None.
+        shifted: the model's row i predicts token i + 1 (Dream); aligned here.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        mask_token_id: int,
+        eos_token_ids: list[int],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        shifted: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.mask_token_id = mask_token_id
+        self.eos_token_ids = list(eos_token_ids)
+        self.tokenizer = tokenizer
+        self.shifted = shifted
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])   # rows of the head: may pass config.vocab_size
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Aligned logits `(B, T, V)`.
+
+        Args:
+            input_ids: `(B, T)` long.
+            attention_mask: `(B, T)`, 0 where padded, on either side; logits there mean nothing.
+        """
+        return self.predict(input_ids, attention_mask=attention_mask).logits
+
+    def predict(
+        self,
+        canvas: Tensor,
+        positions: Tensor | None = None,
+        cache: Any = None,
+        attention_mask: Tensor | None = None,
+    ) -> Prediction:
+        """Logits and hidden states at some positions of a canvas, the head applied to those alone.
+
+        Args:
+            canvas: `(B, T)` long token ids.
+            positions: `(P,)` long columns of all rows, or `(B, P)`; all if None.
+            cache: what an earlier call returned for the same rows.
+            attention_mask: `(B, T)`, 0 where padded.
+        """
+        hidden = self.hidden_states(canvas, attention_mask)
+        if positions is not None:
+            source = (positions - 1).clamp_min(0) if self.shifted else positions
+            hidden = select_positions(hidden, source)
+        elif self.shifted:
+            hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+        return Prediction(self.model.get_output_embeddings()(hidden), hidden, cache)
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Last hidden states `(B, T, D)`, unaligned; positions count the tokens that are not padding."""
+        position_ids = None
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(torch.long)
+            position_ids = (attention_mask.cumsum(-1) - 1).clamp_min(0)
+        output = self.model.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        )
+        return output.last_hidden_state
+
+
+class ForwardOnlyBackbone(nn.Module):
+    """Answers `predict` by the full call, for a module that has `forward` and the four attributes only."""
+
+    def __init__(self, module: BackboneLike) -> None:
+        super().__init__()
+        self.module = module
+        self.mask_token_id = module.mask_token_id
+        self.vocab_size = module.vocab_size
+        self.tokenizer = module.tokenizer
+        self.eos_token_ids = list(module.eos_token_ids)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.module(input_ids, attention_mask)
+
+    def predict(
+        self,
+        canvas: Tensor,
+        positions: Tensor | None = None,
+        cache: Any = None,
+        attention_mask: Tensor | None = None,
+    ) -> Prediction:
+        """As `Backbone.predict`, without hidden states."""
+        logits = self.module(canvas, attention_mask)
+        return Prediction(logits if positions is None else select_positions(logits, positions), None, cache)
+
+
+AnyBackbone = Backbone | ForwardOnlyBackbone
+
+
+def as_backbone(module: Any) -> AnyBackbone:
+    """The module itself if it has `predict`, else an adapter around it."""
+    return module if hasattr(module, "predict") else ForwardOnlyBackbone(module)
+
+
+def select_positions(states: Tensor, positions: Tensor) -> Tensor:
+    """`(B, P, D)` of `(B, T, D)` at `(P,)` columns of all rows, or at `(B, P)`."""
+    if positions.dim() == 1:
+        return states[:, positions]
+    return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def device_of(module: Any) -> torch.device:
+    """Where a module's parameters or buffers lie; the CPU if it has none."""
+    if isinstance(module, nn.Module):
+        for tensor in (*module.parameters(), *module.buffers()):
+            return tensor.device
+    return torch.device("cpu")

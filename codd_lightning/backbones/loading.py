@@ -1,0 +1,177 @@
+"""Loading a backbone from a folder or the Hub, without running any code that comes with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
+
+from codd_lightning.backbones.backbone import Backbone
+from codd_lightning.backbones.families import FAMILIES, Family
+from codd_lightning.errors import UserError
+
+BUNDLED = {"codd_tiny": Path(__file__).parent / "codd_tiny"}
+KERNELS = ("sdpa", "eager")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def load_backbone(
+    path_or_repo: str | Path,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+    attention: str = "sdpa",
+) -> Backbone:
+    """Loads a masked-diffusion backbone: LLaDA, Dream, a2d, or a bidirectional Llama.
+
+    Args:
+        path_or_repo: "codd_tiny" (bundled), a folder, or a Hub id.
+        dtype: of the weights.
+        device: where they go.
+        attention: the kernel, "sdpa" or "eager".
+
+    Raises:
+        UserError: nothing is there, the format is unknown, weights are missing or left over, the mask
+            token cannot be told, or the loaded model turns out to be causal.
+    """
+    if attention not in KERNELS:
+        raise UserError(f"attention={attention} is not one of {', '.join(KERNELS)}")
+    torch_dtype = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if torch_dtype is None:
+        raise UserError(f"dtype={dtype} is not one of {', '.join(DTYPES)}")
+    folder = locate(path_or_repo)
+    original = _read_json(folder / "config.json")
+    family = FAMILIES.get(original.get("model_type", ""))
+    if family is None:
+        raise UserError(
+            f"{folder}: model_type {original.get('model_type')!r} is not one of {', '.join(sorted(FAMILIES))}"
+        )
+    tokenizer = _load_tokenizer(folder, family)
+    model = _load_model(folder, family, original, torch_dtype, attention).to(device).eval()
+    backbone = Backbone(
+        model,
+        mask_token_id=_mask_token_id(folder, original, tokenizer),
+        eos_token_ids=_eos_token_ids(folder, family, original, tokenizer),
+        tokenizer=tokenizer,
+        shifted=family.shifted,
+    )
+    require_bidirectional(backbone)
+    return backbone
+
+
+def locate(path_or_repo: str | Path) -> Path:
+    """The local folder of a bundled, local or Hub backbone; downloads the latter's data files only."""
+    if str(path_or_repo) in BUNDLED:
+        return BUNDLED[str(path_or_repo)]
+    path = Path(path_or_repo)
+    if path.is_dir():
+        return path
+    name = str(path_or_repo)
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"there is no backbone folder at {path}; bundled ones: {', '.join(BUNDLED)}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"there is no backbone folder at {path}, and the Hub did not give {name} ({type(error).__name__})"
+        ) from None
+
+
+@torch.no_grad()
+def require_bidirectional(backbone: Backbone) -> None:
+    """Checks that a later token changes an earlier logit, which transformers before 5.2 silently denies.
+
+    Raises:
+        UserError: it does not.
+    """
+    first = next(i for i in range(backbone.vocab_size) if i != backbone.mask_token_id)
+    device = backbone.model.get_input_embeddings().weight.device
+    canvas = torch.full((2, 4), backbone.mask_token_id, device=device)
+    canvas[1, -1] = first
+    logits = backbone(canvas)[:, 0]
+    if torch.equal(logits[0], logits[1]):
+        raise UserError(
+            f"the loaded {type(backbone.model).__name__} is causal: a later token changes no earlier logit "
+            f"(transformers {transformers.__version__}; 5.2 or later is needed)"
+        )
+
+
+def _load_model(
+    folder: Path, family: Family, original: dict[str, Any], dtype: torch.dtype, attention: str
+) -> transformers.PreTrainedModel:
+    model_class = getattr(transformers, family.model_class)
+    arguments = family.config(original)
+    for name in ("architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version"):
+        arguments.pop(name, None)
+    config = model_class.config_class(**{**arguments, "is_causal": False, "use_cache": False})
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} holds no safetensors weights")
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()                             # what does not fit is reported below
+    try:
+        model, info = model_class.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            key_mapping=dict(family.key_mapping) or None,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise UserError(f"{folder}: the weights cannot be read: {str(error).splitlines()[0]}") from None
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(kind):
+            raise UserError(f"{folder}: {kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[:4]}")
+    return model
+
+
+def _load_tokenizer(folder: Path, family: Family) -> PreTrainedTokenizerBase | None:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
+        return None
+    return getattr(transformers, family.tokenizer_class).from_pretrained(folder)
+
+
+def _mask_token_id(folder: Path, config: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> int:
+    if config.get("mask_token_id") is not None:
+        return int(config["mask_token_id"])
+    if tokenizer is not None:
+        for token in (tokenizer.mask_token, "<|mask|>", "<|mdm_mask|>"):
+            if token is not None and token in tokenizer.get_vocab():
+                return tokenizer.get_vocab()[token]
+    raise UserError(f"{folder}: neither config.json nor the tokenizer names a mask token")
+
+
+def _eos_token_ids(
+    folder: Path, family: Family, config: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
+) -> list[int]:
+    ids: list[int] = []
+    for source in (config, _read_json(folder / "generation_config.json", required=False)):
+        value = source.get("eos_token_id")
+        ids += value if isinstance(value, list) else [value] if value is not None else []
+    if tokenizer is not None:
+        vocabulary = tokenizer.get_vocab()
+        ids += [vocabulary[token] for token in (tokenizer.eos_token, *family.end_tokens) if token in vocabulary]
+    return list(dict.fromkeys(ids))
+
+
+def _read_json(path: Path, required: bool = True) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise UserError(f"{path.parent} holds no {path.name}")
+        return {}
+    try:
+        value = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}")
+    return value

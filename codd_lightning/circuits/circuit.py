@@ -1,0 +1,143 @@
+"""The interface of every circuit: a tractable joint distribution over one block of tokens."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from codd_lightning.circuits.errors import CircuitError
+from codd_lightning.circuits.evidence import Evidence
+
+CIRCUITS: dict[str, type["Circuit"]] = {}
+
+C = TypeVar("C", bound=type["Circuit"])
+
+
+def register_circuit(name: str) -> Callable[[C], C]:
+    """Makes a structure known to `save_circuit` and `load_circuit` under a name."""
+
+    def register(structure: C) -> C:
+        structure.structure = name
+        CIRCUITS[name] = structure
+        return structure
+
+    return register
+
+
+class Posterior(ABC):
+    """A circuit conditioned on evidence: `p̂(x) ∝ p_ω(x) Π_i w_i(x_i)` over `B` blocks."""
+
+    @abstractmethod
+    def sample_latents(self, generator: torch.Generator | None = None, uniforms: Tensor | None = None) -> Tensor:
+        """Latent states drawn from `p̂(z)`.
+
+        Args:
+            generator: source of the draws; the default generator if None.
+            uniforms: `(B, L)` numbers in [0, 1) to draw with instead, so that a row's draw can be its own.
+
+        Returns:
+            `(B, L)` long.
+        """
+
+    @abstractmethod
+    def token_distribution(self, latents: Tensor) -> Tensor:
+        """`p̂(x_i | z_i)` for every position, `(B, L, V)`, given `(B, L)` latent states."""
+
+    @abstractmethod
+    def token_marginals(self, positions: Tensor | None = None) -> Tensor:
+        """Exact posterior marginals `p̂(x_i)`.
+
+        Args:
+            positions: `(B,)` long, one position per row; all positions if None.
+
+        Returns:
+            `(B, L, V)`, or `(B, V)` for one position per row. A known token has probability 1; an
+            absent position has the circuit's own distribution.
+        """
+
+    @abstractmethod
+    def condition(self, row: Tensor | int, position: Tensor | int, token: Tensor | int) -> None:
+        """Makes one token known in each of some rows (`(M,)` each, or one), in place.
+
+        Later queries answer for the conditioned distribution, and reuse what they can of the earlier.
+        """
+
+
+class Circuit(nn.Module, ABC):
+    """A probabilistic circuit `p_ω` over blocks of up to `block_length` tokens.
+
+    Blocks shorter than `block_length` are prefixes whose later positions are summed out. All results
+    are in nats; impossible completions score minus infinity, never NaN.
+
+    Attributes:
+        structure: the name that the structure is registered under.
+        vocab_size: V.
+        block_length: L_b, the most positions that a block may have.
+    """
+
+    structure: str
+    vocab_size: int
+    block_length: int
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that build this structure, ready for JSON."""
+
+    @abstractmethod
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """`log p_ω(x)` of `(B, L)` token ids: `(B,)`."""
+
+    @abstractmethod
+    def log_partition(self, evidence: Evidence) -> Tensor:
+        """`log Z`, the log of the sum of `p_ω(x) Π_i w_i(x_i)` over all completions: `(B,)`.
+
+        Raises:
+            EvidenceError: at some position no token has weight.
+        """
+
+    @abstractmethod
+    def posterior(self, evidence: Evidence) -> Posterior:
+        """The distribution over completions that evidence leaves."""
+
+    def log_joint(self, tokens: Tensor, evidence: Evidence, where: Tensor | None = None) -> Tensor:
+        """`log p_ω(x) Π_i w_i(x_i)`, with what else the evidence carries; its sum over x is Z.
+
+        Args:
+            tokens: `(B, L)` long.
+            evidence: for the same `B` blocks. Absent positions are summed out, whatever their token.
+            where: `(B, L)` bool: score only these tokens, and sum over the others; all if None.
+
+        Returns:
+            `(B,)`; minus infinity where the evidence rules the tokens out.
+        """
+        self._check_tokens(tokens)
+        everywhere = torch.ones_like(tokens, dtype=torch.bool) if where is None else where
+        clamped = evidence.clamp(tokens, everywhere)
+        return self._log_sum(clamped) + evidence.log_weight(tokens, where)
+
+    @abstractmethod
+    def _log_sum(self, evidence: Evidence) -> Tensor:
+        """`log_partition` that answers minus infinity where nothing has mass."""
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        if tokens.dim() != 2 or tokens.dtype != torch.long:
+            raise CircuitError(f"tokens must be long (B, L), not {tokens.dtype} of shape {tuple(tokens.shape)}")
+        self._check_length(tokens.shape[1])
+        if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self.vocab_size):
+            raise CircuitError(
+                f"token ids must lie in [0, {self.vocab_size}), "
+                f"not in [{int(tokens.min())}, {int(tokens.max())}]"
+            )
+
+    def _check_evidence(self, evidence: Evidence) -> None:
+        self._check_length(evidence.length)
+        if evidence.vocab_size != self.vocab_size:
+            raise CircuitError(
+                f"evidence over {evidence.vocab_size} tokens does not fit a circuit over {self.vocab_size}"
+            )
+
+    def _check_length(self, length: int) -> None:
+        if not 1 <= length <= self.block_length:
+            raise CircuitError(f"blocks of {length} tokens do not fit a circuit over {self.block_length} positions")

@@ -1,0 +1,208 @@
+"""What a circuit is conditioned on: known tokens, and soft evidence where tokens are masked."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codd_lightning.circuits.errors import EvidenceError
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Non-negative weights `w_i(v)` over tokens for every position of `B` blocks.
+
+    A known token weighs 1 and every other token of its position 0. A masked position carries the
+    backbone's distribution, dense, or as its `K` largest entries and one weight for each token left
+    out. An absent position (a block that ends before its length) weighs 1 for every token: it is
+    summed out of every query, and any token given for it is ignored.
+
+    Attributes:
+        tokens: `(B, L)` long, the known token where `observed`; any valid id elsewhere.
+        observed: `(B, L)` bool.
+        weights: `(B, L, V)`, or `(B, L, K)` beside `token_ids`; read only at soft positions.
+        vocab_size: V.
+        token_ids: `(B, L, K)` long, ascending, distinct: the tokens kept by truncation; None if dense.
+        tail: `(B, L)`, weight of each of the `V - K` tokens left out; None if dense.
+        absent: `(B, L)` bool; None where every position is part of its block.
+        latent_potentials: `(B, L, N)`, log potentials over the circuit's latent states, which both
+            the score of a completion and its normaliser carry (paper, appendix E.1); None for none.
+    """
+
+    tokens: Tensor
+    observed: Tensor
+    weights: Tensor
+    vocab_size: int
+    token_ids: Tensor | None = None
+    tail: Tensor | None = None
+    absent: Tensor | None = None
+    latent_potentials: Tensor | None = None
+
+    @classmethod
+    def from_logits(
+        cls,
+        logits: Tensor,
+        tokens: Tensor,
+        mask_token_id: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        keep: Tensor | None = None,
+        *,
+        absent: Tensor | None = None,
+        latent_potentials: Tensor | None = None,
+    ) -> "Evidence":
+        """Evidence from a backbone's logits and a partly masked block.
+
+        Args:
+            logits: `(B, L, V)`, any floating type; softmax is taken in float32 or better. Only those
+                of masked positions count.
+            tokens: `(B, L)` long, `mask_token_id` where unknown.
+            mask_token_id: never a token of a completion: its weight is 0. May lie outside the vocabulary.
+            temperature: divides the logits.
+            top_k: keep this many tokens per position and spread the rest of the mass evenly over the
+                tokens left out; None, or V and more, keeps all.
+            keep: `(B, L)` long, tokens that truncation must not drop (in training the true ones).
+            absent: `(B, L)` bool, positions beyond the end of their block.
+            latent_potentials: `(B, L, N)` log potentials over latent states.
+
+        Raises:
+            EvidenceError: shapes disagree, a token lies outside the vocabulary, the temperature or
+                `top_k` is not positive, or the logits of a masked position have no finite maximum.
+        """
+        _check_arguments(logits, tokens, mask_token_id, temperature, top_k, keep, absent)
+        vocab_size = logits.shape[-1]
+        observed = tokens != mask_token_id
+        soft = ~observed if absent is None else ~observed & ~absent
+        scores = logits if logits.dtype == torch.float64 else logits.float()
+        if 0 <= mask_token_id < vocab_size:
+            is_mask = torch.arange(vocab_size, device=logits.device) == mask_token_id
+            scores = scores.masked_fill(is_mask, -torch.inf)
+        _check_mass(scores, soft)
+        scores = (scores / temperature).masked_fill(~soft[..., None], 0.0)
+        tokens = tokens.masked_fill(~observed, 0)
+        common = {"absent": absent, "latent_potentials": latent_potentials}
+        if top_k is None or top_k >= vocab_size:
+            return cls(tokens, observed, scores.softmax(-1), vocab_size, **common)
+
+        ranking = scores.detach()
+        if keep is not None:
+            ranking = ranking.scatter(-1, keep[..., None].clamp_min(0), torch.inf)
+        token_ids = ranking.topk(top_k, dim=-1).indices.sort(dim=-1).values   # in order: memory is read in order
+        weights = (scores.gather(-1, token_ids) - scores.logsumexp(-1, keepdim=True)).exp()
+        tail = (1.0 - weights.sum(-1)).clamp_min(0.0) / (vocab_size - top_k)
+        return cls(tokens, observed, weights, vocab_size, token_ids, tail, **common)
+
+    @property
+    def batch_size(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
+    def soft(self) -> Tensor:
+        """`(B, L)` bool: positions that carry a distribution."""
+        return ~self.observed if self.absent is None else ~self.observed & ~self.absent
+
+    def rows(self, index: Tensor) -> "Evidence":
+        """The evidence of some rows, by a `(M,)` index or a `(B,)` mask."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Evidence(**{k: v[index] if isinstance(v, Tensor) else v for k, v in fields.items()})
+
+    def clamp(self, tokens: Tensor, where: Tensor) -> "Evidence":
+        """The same evidence with `tokens` known at `where`, both `(B, L)`; absent positions stay absent."""
+        if self.absent is not None:
+            where = where & ~self.absent
+        return dataclasses.replace(
+            self, tokens=torch.where(where, tokens, self.tokens), observed=self.observed | where
+        )
+
+    def log_weight(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
+        """`Σ_i log w_i(x_i)` over the positions of `where` (all if None), in nats; minus infinity if impossible.
+
+        Args:
+            tokens: `(B, L)` long; evidence of one row serves any number of completions.
+            where: `(B, L)` bool.
+
+        Returns:
+            `(B,)`
+        """
+        observed, soft = self.observed.expand(tokens.shape), self.soft.expand(tokens.shape)
+        known = torch.where(tokens == self.tokens, 0.0, -torch.inf).to(self.weights.dtype)
+        per_position = torch.where(soft, self._weight_of(tokens).log(), 0.0)
+        per_position = torch.where(observed & ~soft, known, per_position)
+        if self.absent is not None:
+            per_position = per_position.masked_fill(self.absent, 0.0)
+        if where is not None:
+            per_position = per_position.masked_fill(~where, 0.0)
+        return per_position.sum(-1)
+
+    def dense_weights(self, positions: Tensor | None = None) -> Tensor:
+        """Weights of every token where it is not known: soft ones spread out, 1 where absent.
+
+        Args:
+            positions: `(B,)` long, one position per row; all positions if None.
+
+        Returns:
+            `(B, L, V)` or `(B, V)`; undefined at known positions.
+        """
+        at: slice | tuple[Tensor, Tensor] = slice(None)
+        if positions is not None:
+            at = (torch.arange(self.batch_size, device=positions.device), positions)
+        weights = self.weights[at]
+        if self.token_ids is not None and self.tail is not None:
+            spread = self.tail[at][..., None].expand(*weights.shape[:-1], self.vocab_size)
+            weights = spread.scatter(-1, self.token_ids[at], weights)
+        return weights if self.absent is None else weights.masked_fill(self.absent[at][..., None], 1.0)
+
+    def _weight_of(self, tokens: Tensor) -> Tensor:
+        if self.token_ids is None or self.tail is None:
+            weights = self.weights.expand(*tokens.shape, -1)
+            return weights.gather(-1, tokens[..., None]).squeeze(-1)
+        hits = self.token_ids == tokens[..., None]
+        return torch.where(hits.any(-1), (self.weights * hits).sum(-1), self.tail.expand(tokens.shape))
+
+
+def _check_arguments(
+    logits: Tensor,
+    tokens: Tensor,
+    mask_token_id: int,
+    temperature: float,
+    top_k: int | None,
+    keep: Tensor | None,
+    absent: Tensor | None,
+) -> None:
+    if logits.dim() != 3 or not logits.is_floating_point():
+        raise EvidenceError(f"logits must be floating (B, L, V), not {logits.dtype} of shape {tuple(logits.shape)}")
+    shape = tuple(logits.shape[:2])
+    for name, value in (("tokens", tokens), ("keep", keep), ("absent", absent)):
+        if value is not None and tuple(value.shape) != shape:
+            raise EvidenceError(f"{name} must have shape {shape} to fit the logits, not {tuple(value.shape)}")
+    if tokens.dtype != torch.long:
+        raise EvidenceError(f"tokens must be long, not {tokens.dtype}")
+    if not temperature > 0:
+        raise EvidenceError(f"temperature must be above 0, not {temperature}")
+    if top_k is not None and top_k < 1:
+        raise EvidenceError(f"top_k must be at least 1, not {top_k}")
+    for name, ids in (("tokens", tokens), ("keep", keep)):
+        if ids is None:
+            continue
+        outside = (ids != mask_token_id) & ((ids < 0) | (ids >= logits.shape[-1]))
+        if outside.any():
+            row, position = outside.nonzero()[0].tolist()
+            raise EvidenceError(
+                f"{name}[{row}, {position}] is {ids[row, position].item()}, "
+                f"outside the vocabulary of {logits.shape[-1]}"
+            )
+
+
+def _check_mass(scores: Tensor, soft: Tensor) -> None:
+    hopeless = soft & ~scores.amax(-1).isfinite()                          # also catches NaN
+    if hopeless.any():
+        row, position = hopeless.nonzero()[0].tolist()
+        raise EvidenceError(
+            f"the logits of row {row}, position {position} leave no token with finite weight "
+            "(all minus infinity besides the mask token, or NaN)"
+        )

@@ -1,0 +1,190 @@
+"""The LightningDataModule over any task."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset
+
+from codd_lightning.data.encoding import Batch, Encoded, collate, encode
+from codd_lightning.data.sampler import EpochOrder, GlobalBatches
+from codd_lightning.errors import UserError
+from codd_lightning.tasks import Example, Task
+
+# How many further examples of an endless task may stand in for one that is too long.
+MOST_REPLACEMENTS = 100
+
+
+class EncodedDataset(Dataset[Encoded]):
+    """The first `size` examples of a split that fit the length limits, encoded when asked for.
+
+    An endless task replaces an example that is too long by a later one; a finite one drops it.
+
+    Args:
+        task: where examples come from.
+        split: train, validation or test.
+        size: how many; None for all of a finite split.
+        seed: of generated examples.
+        encode_example: from example and index to token ids.
+        fits: whether an encoded example is short enough.
+
+    Attributes:
+        dropped: how many examples of a finite split were too long.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        split: str,
+        size: int | None,
+        seed: int,
+        encode_example: Callable[[Example, int], Encoded],
+        fits: Callable[[Encoded], bool],
+    ) -> None:
+        self._task, self._split, self._seed = task, split, seed
+        self._encode, self._fits = encode_example, fits
+        self.dropped = 0
+        available = task.size(split)
+        if available is None:
+            if size is None:
+                raise UserError(f"data.{split}_size is needed: the task generates examples without end")
+            self._indices: Sequence[int] = range(size)
+            self._endless = True
+        else:
+            fitting = [i for i in range(available) if fits(self._encode(task.example(split, i, seed), i))]
+            self.dropped = available - len(fitting)
+            self._indices = fitting[:size]
+            self._endless = False
+            if not fitting:
+                raise UserError(f"no {split} example fits data.max_prompt_tokens and data.max_response_tokens")
+
+    def example(self, position: int) -> tuple[Example, Encoded]:
+        """The example and its token ids."""
+        index = self._indices[position]
+        for replacement in range(MOST_REPLACEMENTS if self._endless else 1):
+            example = self._task.example(self._split, index + replacement * len(self._indices), self._seed)
+            encoded = self._encode(example, index)
+            if not self._endless or self._fits(encoded):
+                return example, encoded
+        raise UserError(
+            f"{MOST_REPLACEMENTS} examples of the {self._split} split in a row are longer than "
+            "data.max_prompt_tokens and data.max_response_tokens allow"
+        )
+
+    def __getitem__(self, position: int) -> Encoded:
+        return self.example(position)[1]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+
+class TaskDataModule(L.LightningDataModule):
+    """Batches of a task's examples, as token ids of a backbone's tokenizer.
+
+    Args:
+        task: the problems.
+        tokenizer: of the backbone.
+        eos_token_id: what closes a response.
+        block_length: responses become whole blocks of this length.
+        batch_size: over all ranks together.
+        train_size, validation_size, test_size: examples per split; None for all there are.
+        max_prompt_tokens, max_response_tokens: longer examples are left out; the latter is a whole
+            number of blocks, and what decoding may generate.
+        seed: of generated examples and of the order in each epoch.
+        num_workers: processes that encode examples.
+
+    Raises:
+        UserError: the tokenizer is missing, or the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: Any,
+        eos_token_id: int,
+        *,
+        block_length: int,
+        batch_size: int,
+        train_size: int | None,
+        validation_size: int | None,
+        test_size: int | None,
+        max_prompt_tokens: int,
+        max_response_tokens: int,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if tokenizer is None:
+            raise UserError("the backbone has no tokenizer, so text cannot be turned into tokens")
+        if max_response_tokens % block_length:
+            raise UserError(
+                f"data.max_response_tokens={max_response_tokens} is not a whole number of "
+                f"{block_length}-token blocks (data.block_length)"
+            )
+        self.task = task
+        self.tokenizer = tokenizer
+        self.eos_token_id = eos_token_id
+        self.block_length = block_length
+        self.batch_size = batch_size
+        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_response_tokens = max_response_tokens
+        self.seed = seed
+        self.num_workers = num_workers
+        self._datasets: dict[str, EncodedDataset] = {}
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills the canvas where nothing is attended to."""
+        pad = self.tokenizer.pad_token_id
+        return self.eos_token_id if pad is None else pad
+
+    def dataset(self, split: str) -> EncodedDataset:
+        """The encoded examples of a split, made on first use."""
+        if split not in self._datasets:
+            encode_example = partial(
+                encode, tokenizer=self.tokenizer, eos_token_id=self.eos_token_id, block_length=self.block_length
+            )
+            self._datasets[split] = EncodedDataset(
+                self.task, split, self.sizes[split], self.seed, encode_example, self._fits
+            )
+        return self._datasets[split]
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        """Rows on one canvas."""
+        return collate(rows, self.pad_token_id)
+
+    def train_dataloader(self) -> DataLoader[Encoded]:
+        return self._dataloader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Encoded]:
+        return self._dataloader("validation", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Encoded]:
+        return self._dataloader("test", shuffle=False)
+
+    def _dataloader(self, split: str, shuffle: bool) -> DataLoader[Encoded]:
+        dataset = self.dataset(split)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.batch_size % world_size:
+            raise UserError(
+                f"data.batch_size={self.batch_size} is the global batch and does not divide by {world_size} processes"
+            )
+        if shuffle and len(dataset) < self.batch_size:
+            raise UserError(
+                f"data.batch_size={self.batch_size} is more than the {len(dataset)} examples of the train split"
+            )
+        order = EpochOrder(len(dataset), self.seed, shuffle)
+        return DataLoader(
+            dataset,
+            batch_sampler=GlobalBatches(order, self.batch_size, rank, world_size, drop_last=shuffle),
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _fits(self, encoded: Encoded) -> bool:
+        return (
+            len(encoded.prompt) <= self.max_prompt_tokens and len(encoded.response) <= self.max_response_tokens
+        )

@@ -1,0 +1,59 @@
+"""Which examples make up which batch, in which epoch, on which rank."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+from codd_lightning.seeding import sample_generator
+
+
+class EpochOrder(Sampler[int]):
+    """The order of the examples in an epoch: shuffled by (seed, epoch), or as they are."""
+
+    def __init__(self, size: int, seed: int, shuffle: bool) -> None:
+        self._size, self._seed, self._shuffle = size, seed, shuffle
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if not self._shuffle:
+            return iter(range(self._size))
+        generator = sample_generator(self._seed, self._epoch, 0, "order")
+        return iter(torch.randperm(self._size, generator=generator).tolist())
+
+    def __len__(self) -> int:
+        return self._size
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """Batches of `batch_size` examples over all ranks; each rank gets its share of every batch.
+
+    Args:
+        sampler: the order of the examples.
+        batch_size: the global one; must be divisible by `world_size`.
+        rank, world_size: of this process.
+        drop_last: leave out a last batch that is not full (so that every rank has work in training).
+    """
+
+    def __init__(self, sampler: EpochOrder, batch_size: int, rank: int, world_size: int, drop_last: bool) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self._rank, self._world_size, self._drop_last = rank, world_size, drop_last
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.sampler)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            if len(batch) < self.batch_size and self._drop_last:
+                return
+            share = batch[self._rank :: self._world_size]
+            if share:
+                yield share
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sampler), self.batch_size)
+        return whole + (1 if rest > self._rank and not self._drop_last else 0)

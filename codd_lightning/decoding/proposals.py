@@ -1,0 +1,220 @@
+"""Proposals: which tokens one denoising step commits, where, and how sure.
+
+Every proposal answers the same question: *given the backbone's prediction of a window (and, for those
+with a circuit, its posterior), this many tokens may be committed in each row, positions are ranked
+like this: which tokens, where, how sure?*
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codd_lightning.circuits import Posterior, draw
+from codd_lightning.decoding.remasking import Ranking, best_first
+from codd_lightning.decoding.sampling import RowDraws, restrict, sharpen
+
+
+@dataclass(frozen=True)
+class Question:
+    """One denoising step of `B` windows of `L` positions.
+
+    Attributes:
+        logits: `(B, L, V)`, the backbone's; minus infinity at the mask token.
+        masked: `(B, L)` bool, positions that can be committed.
+        quota: `(B,)` long, how many may be.
+        ranking: the remasking strategy.
+        draws: randomness of the rows.
+        eos_token_ids: `(E,)` long.
+        eos_last: EOS may only be committed where no mask is left of it, and then outside the quota.
+        temperature, top_p, top_k: of the backbone's distribution where it is sampled.
+        tau: sharpening of the coupled distribution.
+        posterior: of the circuit; None where none acts.
+    """
+
+    logits: Tensor
+    masked: Tensor
+    quota: Tensor
+    ranking: Ranking
+    draws: RowDraws
+    eos_token_ids: Tensor
+    eos_last: bool
+    temperature: float
+    top_p: float | None
+    top_k: int | None
+    tau: float
+    posterior: Posterior | None = None
+
+    def ranking_uniforms(self) -> Tensor:
+        """What the ranking may draw: `(B, L)`, fresh if it does draw."""
+        if self.ranking.draws:
+            return self.draws.uniforms(self.masked.shape[1])
+        return torch.zeros(self.masked.shape, device=self.masked.device)
+
+    def is_eos(self, tokens: Tensor) -> Tensor:
+        """Which tokens end a response."""
+        return torch.isin(tokens, self.eos_token_ids)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a step commits.
+
+    Attributes:
+        tokens: `(B, L)` long.
+        committed: `(B, L)` bool, the positions where they count.
+        confidence: `(B, L)`, untempered probability of each token.
+        circuit_calls: `(B,)` long, conditional distributions asked of the circuit.
+    """
+
+    tokens: Tensor
+    committed: Tensor
+    confidence: Tensor
+    circuit_calls: Tensor
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A way to answer; `coupled` ones ask the circuit's posterior."""
+
+    answer: Callable[[Question], Answer]
+    coupled: bool
+
+
+def leftmost(masked: Tensor) -> Tensor:
+    """`(B, L)` bool: the first masked position of each row."""
+    return masked & (masked.cumsum(-1) == 1)
+
+
+def _factorized(question: Question) -> Answer:
+    """Each position by itself from the backbone's distribution; the best-ranked are kept."""
+    untempered = question.logits.softmax(-1)
+    if question.temperature == 0.0:
+        tokens = question.logits.argmax(-1)
+    else:
+        tempered = (question.logits / question.temperature).softmax(-1)
+        tempered = restrict(tempered, question.top_k, question.top_p)
+        tokens = draw(tempered, question.draws.uniforms(tempered.shape[1]))
+    return _keep_best(question, untempered, tokens, question.quota.new_zeros(len(tokens)))
+
+
+def _latent(question: Question) -> Answer:
+    """Latent-state sampling (paper 5.1): `z ~ p̂(Z)`, then tokens from `p̂(X|z)^(1/tau)`."""
+    posterior = _require_posterior(question)
+    length = question.masked.shape[1]
+    latents = posterior.sample_latents(uniforms=question.draws.uniforms(length))
+    untempered = posterior.token_distribution(latents)
+    if question.tau == 0.0:
+        tokens = untempered.argmax(-1)
+    else:
+        tokens = draw(sharpen(untempered, question.tau), question.draws.uniforms(length))
+    return _keep_best(question, untempered, tokens, question.quota.new_ones(len(tokens)))
+
+
+def _any_order(question: Question) -> Answer:
+    """Any-order sampling (paper 5.1): rank, draw from the exact conditional, condition, ask again.
+
+    The position is chosen before its token is drawn, by the untempered conditional, so that with
+    tau = 1 the tokens of a step are an exact draw from the coupled distribution.
+    """
+    posterior = _require_posterior(question)
+    batch_size, length = question.masked.shape
+    rows = torch.arange(batch_size, device=question.masked.device)
+    masked = question.masked.clone()
+    tokens = torch.zeros_like(masked, dtype=torch.long)
+    committed = torch.zeros_like(masked)
+    confidence = question.logits.new_zeros(batch_size, length)
+    calls = torch.zeros_like(question.quota)
+    quota = question.quota.clone()
+    ended = torch.zeros_like(quota, dtype=torch.bool)
+
+    def commit(active: Tensor, position: Tensor, token: Tensor, distribution: Tensor) -> None:
+        chosen, where, what = rows[active], position[active], token[active]
+        tokens[chosen, where] = what
+        committed[chosen, where] = True
+        confidence[chosen, where] = distribution[chosen, what]
+        masked[chosen, where] = False
+        posterior.condition(chosen, where, what)
+
+    while True:
+        active = (quota > 0) & masked.any(-1) & ~ended
+        if not bool(active.any()):
+            break
+        first = leftmost(masked)
+        position, distribution = _choose_position(question, posterior, masked, first)
+        at_first = first[rows, position]
+        if question.eos_last:
+            withheld = distribution.index_fill(-1, question.eos_token_ids, 0.0)
+            distribution = torch.where(at_first[:, None] | (withheld.sum(-1, keepdim=True) == 0), distribution, withheld)
+            distribution = distribution / distribution.sum(-1, keepdim=True)
+        token = _pick(question, distribution, active)
+        calls += active
+        commit(active, position, token, distribution)
+        if question.eos_last:
+            ended |= active & at_first & question.is_eos(token)
+        quota -= active.long()
+
+    if question.eos_last:                                                  # an EOS due next costs no quota
+        active = masked.any(-1) & ~ended & (question.quota > 0)
+        if bool(active.any()):
+            position = leftmost(masked).int().argmax(-1)
+            distribution = posterior.token_marginals(position)
+            token = distribution.argmax(-1)
+            commit(active & question.is_eos(token), position, token, distribution)
+    return Answer(tokens, committed, confidence, calls)
+
+
+def _choose_position(
+    question: Question, posterior: Posterior, masked: Tensor, first: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The best-ranked position of each row, `(B,)`, and its conditional distribution, `(B, V)`."""
+    eligible = masked
+    ranking = question.ranking
+    marginals = None
+    if ranking.reads_distribution or (question.eos_last and ranking.draws):
+        marginals = posterior.token_marginals()
+        if question.eos_last:
+            eligible = masked & (first | ~question.is_eos(marginals.argmax(-1)))
+    no_probabilities = question.logits.new_zeros(0)
+    scores = ranking.score(no_probabilities if marginals is None else marginals, None, question.ranking_uniforms())
+    position = scores.masked_fill(~eligible, -torch.inf).argmax(-1)
+    if marginals is None:
+        return position, posterior.token_marginals(position)
+    return position, marginals[torch.arange(len(position), device=position.device), position]
+
+
+def _pick(question: Question, distribution: Tensor, active: Tensor) -> Tensor:
+    """One token per row of `(B, V)`: the most probable at tau = 0, else a draw by the active rows."""
+    if question.tau == 0.0:
+        return distribution.argmax(-1)
+    tokens = torch.zeros_like(question.quota)
+    chosen = active.nonzero().squeeze(-1)
+    uniforms = question.draws.rows(chosen).uniforms(1).squeeze(-1)
+    tokens[chosen] = draw(sharpen(distribution[chosen], question.tau), uniforms)
+    return tokens
+
+
+def _keep_best(question: Question, untempered: Tensor, tokens: Tensor, calls: Tensor) -> Answer:
+    """Commits the best-ranked of tokens proposed for every masked position, by the EOS rule."""
+    scores = question.ranking.score(untempered, tokens, question.ranking_uniforms())
+    eligible = question.masked
+    if question.eos_last:
+        eligible = eligible & ~question.is_eos(tokens)
+    committed = best_first(scores, eligible, question.quota)
+    if question.eos_last:                                                  # an EOS due next costs no quota
+        committed = committed | (leftmost(question.masked & ~committed) & question.is_eos(tokens))
+    confidence = untempered.gather(-1, tokens[..., None]).squeeze(-1)
+    return Answer(tokens, committed, confidence, calls)
+
+
+def _require_posterior(question: Question) -> Posterior:
+    assert question.posterior is not None, "the loop gives coupled proposals a posterior"
+    return question.posterior
+
+
+PROPOSALS: dict[str, Proposal] = {
+    "factorized": Proposal(_factorized, coupled=False),
+    "latent": Proposal(_latent, coupled=True),
+    "any_order": Proposal(_any_order, coupled=True),
+}

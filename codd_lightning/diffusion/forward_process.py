@@ -1,0 +1,80 @@
+"""Masking response tokens, as training and likelihood evaluation do it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A clean canvas with some response tokens masked.
+
+    Attributes:
+        canvas: `(B, T)` long, mask token where `masked`.
+        masked: `(B, T)` bool.
+        t: `(B,)`, noise level in (0, 1].
+    """
+
+    canvas: Tensor
+    masked: Tensor
+    t: Tensor
+
+
+def uniform(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> Tensor:
+    """Each response token is masked with probability t (paper Eq. 7)."""
+    return (torch.rand(len(response), generator=generator) < t) & response
+
+
+def block(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> Tensor:
+    """What block decoding meets: earlier blocks clean, one masked with probability t, later ones all masked."""
+    start = int(response.int().argmax())
+    blocks = -(-int(response.sum()) // block_length)
+    chosen = start + block_length * int(torch.randint(max(blocks, 1), (1,), generator=generator))
+    column = torch.arange(len(response))
+    drawn = torch.rand(len(response), generator=generator) < t
+    return response & ((column >= chosen + block_length) | ((column >= chosen) & drawn))
+
+
+# Which response tokens of one row are masked, given its (T,) response mask, t and block length.
+CANVASES: dict[str, Callable[[Tensor, float, int, torch.Generator], Tensor]] = {"uniform": uniform, "block": block}
+
+
+def corrupt(
+    input_ids: Tensor,
+    response_mask: Tensor,
+    mask_token_id: int,
+    generators: Sequence[torch.Generator],
+    *,
+    canvas: str = "uniform",
+    block_length: int = 32,
+    fully_masked: float = 0.0,
+    t: Tensor | None = None,
+) -> Noised:
+    """Draws a noise level `t ~ U(0, 1]` for each row and masks its response accordingly.
+
+    Args:
+        input_ids: `(B, T)` clean tokens.
+        response_mask: `(B, T)` bool; only these tokens are ever masked.
+        mask_token_id: what stands in for them.
+        generators: one per row, so that a row's noise does not depend on its batch.
+        canvas: "uniform" or "block"; "mixed" draws one of the two, evenly, for each row.
+        block_length: of "block" canvases.
+        fully_masked: the share of rows whose noise level is 1.
+        t: `(B,)` noise levels to use instead of drawn ones.
+    """
+    rows, levels = [], []
+    for row, generator in enumerate(generators):
+        kind_draw, full_draw, level_draw = torch.rand(3, generator=generator).tolist()
+        level = 1.0 - level_draw if t is None else float(t[row])           # rand is in [0, 1), t in (0, 1]
+        level = 1.0 if t is None and full_draw < fully_masked else level
+        kind = (("uniform", "block")[kind_draw < 0.5]) if canvas == "mixed" else canvas
+        rows.append(CANVASES[kind](response_mask[row].cpu(), level, block_length, generator))
+        levels.append(level)
+    masked = torch.stack(rows).to(input_ids.device)
+    return Noised(
+        canvas=input_ids.masked_fill(masked, mask_token_id),
+        masked=masked,
+        t=torch.tensor(levels, device=input_ids.device),
+    )

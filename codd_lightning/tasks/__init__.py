@@ -1,0 +1,8 @@
+"""Problems with answers: where examples come from, and how responses to them are graded."""
+
+from codd_lightning.tasks.base import SPLITS, Example, Grade, Task, last_number
+from codd_lightning.tasks.files import FileTask
+from codd_lightning.tasks.reasoning_gym import ReasoningGymTask
+from codd_lightning.tasks.worded_sums import WordedSums
+
+__all__ = ["SPLITS", "Example", "FileTask", "Grade", "ReasoningGymTask", "Task", "WordedSums", "last_number"]
