@@ -9,6 +9,18 @@ from codd_lightning.backbones.backbone import (
     device_of,
 )
 from codd_lightning.backbones.loading import load_backbone
+from codd_lightning.backbones.scratch import new_backbone, save_backbone
 from codd_lightning.backbones.text import encode_prompt
 
-__all__ = ["AnyBackbone", "Backbone", "BackboneLike", "Prediction", "as_backbone", "device_of", "encode_prompt", "load_backbone"]
+__all__ = [
+    "AnyBackbone",
+    "Backbone",
+    "BackboneLike",
+    "Prediction",
+    "as_backbone",
+    "device_of",
+    "encode_prompt",
+    "load_backbone",
+    "new_backbone",
+    "save_backbone",
+]

@@ -14,31 +14,46 @@ class Noised:
     Attributes:
         canvas: `(B, T)` long, mask token where `masked`.
         masked: `(B, T)` bool.
+        scored: `(B, T)` bool, the masked tokens that the loss counts: those that t speaks of.
         t: `(B,)`, noise level in (0, 1].
     """
 
     canvas: Tensor
     masked: Tensor
+    scored: Tensor
     t: Tensor
 
 
-def uniform(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> Tensor:
+@dataclass(frozen=True)
+class RowMask:
+    """`(T,)` bool: what is masked in one row, and what of it the loss counts."""
+
+    masked: Tensor
+    scored: Tensor
+
+
+def uniform(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> RowMask:
     """Each response token is masked with probability t (paper Eq. 7)."""
-    return (torch.rand(len(response), generator=generator) < t) & response
+    masked = (torch.rand(len(response), generator=generator) < t) & response
+    return RowMask(masked, masked)
 
 
-def block(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> Tensor:
-    """What block decoding meets: earlier blocks clean, one masked with probability t, later ones all masked."""
+def block(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> RowMask:
+    """What block decoding meets: earlier blocks clean, one masked with probability t, later ones all masked.
+
+    Only the tokens of that one block are scored.
+    """
     start = int(response.int().argmax())
-    blocks = -(-int(response.sum()) // block_length)
-    chosen = start + block_length * int(torch.randint(max(blocks, 1), (1,), generator=generator))
+    blocks = max(-(-int(response.sum()) // block_length), 1)
+    chosen = start + block_length * int(torch.randint(blocks, (1,), generator=generator))
     column = torch.arange(len(response))
     drawn = torch.rand(len(response), generator=generator) < t
-    return response & ((column >= chosen + block_length) | ((column >= chosen) & drawn))
+    current = response & (column >= chosen) & (column < chosen + block_length) & drawn
+    return RowMask(current | (response & (column >= chosen + block_length)), current)
 
 
-# Which response tokens of one row are masked, given its (T,) response mask, t and block length.
-CANVASES: dict[str, Callable[[Tensor, float, int, torch.Generator], Tensor]] = {"uniform": uniform, "block": block}
+# What is masked in one row, given its (T,) response mask, t, the block length and its randomness.
+CANVASES: dict[str, Callable[[Tensor, float, int, torch.Generator], RowMask]] = {"uniform": uniform, "block": block}
 
 
 def corrupt(
@@ -72,9 +87,10 @@ def corrupt(
         kind = (("uniform", "block")[kind_draw < 0.5]) if canvas == "mixed" else canvas
         rows.append(CANVASES[kind](response_mask[row].cpu(), level, block_length, generator))
         levels.append(level)
-    masked = torch.stack(rows).to(input_ids.device)
+    masked = torch.stack([row.masked for row in rows]).to(input_ids.device)
     return Noised(
         canvas=input_ids.masked_fill(masked, mask_token_id),
         masked=masked,
+        scored=torch.stack([row.scored for row in rows]).to(input_ids.device),
         t=torch.tensor(levels, device=input_ids.device),
     )

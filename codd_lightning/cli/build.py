@@ -1,0 +1,135 @@
+"""From a composed configuration to the objects of a run."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import get_method, get_object
+from omegaconf import DictConfig, OmegaConf
+
+from codd_lightning.backbones import Backbone
+from codd_lightning.circuits import Circuit
+from codd_lightning.data import TaskDataModule
+from codd_lightning.decoding import DecodingConfig
+from codd_lightning.errors import UserError
+from codd_lightning.modules import AdamW, Noise
+from codd_lightning.tasks import SPLITS, Task
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of one run."""
+
+    task: Task
+    backbone: Backbone
+    circuit: Circuit | None
+    data: TaskDataModule
+    module: L.LightningModule
+    decoders: list[DecodingConfig]
+
+
+def build(config: DictConfig) -> Experiment:
+    """Builds everything that a run needs, in the order in which one thing needs another.
+
+    Raises:
+        UserError: values do not fit together.
+    """
+    task = make(config.data.task)
+    backbone = make(config.backbone, texts=_texts(config, task), seed=config.seed)
+    if not backbone.eos_token_ids:
+        raise UserError("the backbone names no end-of-sequence token, so responses could not end")
+    data = make_data(config, task, backbone)
+    circuit = None
+    if config.circuit._target_ is not None:
+        circuit = make(config.circuit, vocab_size=backbone.vocab_size, block_length=config.data.block_length)
+    noise = Noise(config.objective.canvas, config.data.block_length, config.objective.fully_masked, config.seed)
+    parts: dict[str, Any] = {"backbone": backbone, "noise": noise, "optimizer": make(config.optimizer)}
+    if circuit is not None:
+        parts["circuit"] = circuit
+    module = make(config.objective, **parts)
+    decoders = [decoding_config(config, decoder) for decoder in config.evaluation.decoders]
+    return Experiment(task, backbone, circuit, data, module, decoders)
+
+
+def make(config: DictConfig, **available: Any) -> Any:
+    """Calls a config's `_target_` with its own keys that the target takes, and what it takes of the available parts.
+
+    Raises:
+        UserError: the target cannot be found, or lacks a part.
+    """
+    values = {str(k): v for k, v in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]  # a mapping
+    name = values.pop("_target_")
+    try:
+        target = get_object(name) if inspect.isclass(get_object(name)) else get_method(name)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{name} cannot be imported: {error}") from None
+    takes = inspect.signature(target).parameters
+    parts = {key: value for key, value in available.items() if key in takes}
+    lacking = [key for key, p in takes.items() if p.default is p.empty and key not in parts and key not in values]
+    if lacking:
+        raise UserError(f"{name} needs a {lacking[0]}: this experiment has none")
+    return target(**{key: value for key, value in values.items() if key in takes}, **parts)
+
+
+def make_data(config: DictConfig, task: Task, backbone: Backbone) -> TaskDataModule:
+    """The data module for a backbone's tokenizer."""
+    options = {key: value for key, value in config.data.items() if key != "task"}
+    return TaskDataModule(task, backbone.tokenizer, backbone.eos_token_ids[0], seed=config.seed, **options)
+
+
+def decoding_config(config: DictConfig, decoder: DictConfig) -> DecodingConfig:
+    """One decoder of an evaluation, with the options that all share."""
+    return DecodingConfig(
+        proposal=decoder.proposal,
+        remasking=decoder.remasking,
+        eos=decoder.eos,
+        max_new_tokens=config.data.max_response_tokens,
+        steps=config.data.max_response_tokens,
+        block_length=config.data.block_length,
+        **config.decoding,
+    )
+
+
+def make_callbacks(config: DictConfig, experiment: Experiment) -> list[L.Callback]:
+    """The callbacks that the config names."""
+    callbacks = []
+    for callback in config.callbacks.values():
+        options = OmegaConf.create(OmegaConf.to_container(callback, resolve=True))
+        decoders = [decoding_config(config, decoder) for decoder in options.pop("decoders", [])]
+        callbacks.append(make(options, decoders=decoders, seed=config.seed))
+    return callbacks
+
+
+def make_trainer(config: DictConfig, **parts: Any) -> L.Trainer:
+    """Lightning's trainer, single-process torch threads set as asked."""
+    options = config.trainer
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    return L.Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        precision=options.precision,
+        max_epochs=options.max_epochs,
+        max_steps=options.max_steps,
+        gradient_clip_val=options.gradient_clip_val,
+        check_val_every_n_epoch=options.check_val_every_n_epoch,
+        log_every_n_steps=options.log_every_n_steps,
+        enable_progress_bar=options.progress_bar,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        **parts,
+    )
+
+
+def _texts(config: DictConfig, task: Task) -> Iterator[str]:
+    """Prompts and responses of the training split, for a tokenizer that is learnt from them."""
+    split = SPLITS[0]
+    size = task.size(split) or config.data.train_size
+    for index in range(min(size, config.backbone.get("tokenizer_examples", 0))):
+        example = task.example(split, index, config.seed)
+        yield example.prompt
+        yield example.response

@@ -1,0 +1,1 @@
+"""Config groups, and the typed schema behind each of them."""

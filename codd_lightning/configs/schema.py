@@ -1,0 +1,243 @@
+"""Typed schemas: what may be set, of which type, with which default. Imports nothing heavy.
+
+Each choice of a config group has one dataclass, named in the defaults list of its YAML file. An
+unknown key or a wrong type fails at composition, before anything is imported or started.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class PretrainedBackbone:
+    """A backbone from a folder or the Hub."""
+
+    _target_: str = "codd_lightning.backbones.load_backbone"
+    path_or_repo: str = MISSING
+    dtype: str = "float32"
+    device: str = "cpu"
+    attention: str = "sdpa"
+
+
+@dataclass
+class ScratchBackbone:
+    """A small bidirectional Llama, made from scratch, with a tokenizer learnt from the training split."""
+
+    _target_: str = "codd_lightning.backbones.new_backbone"
+    tokenizer: str = "words"
+    vocab_size: int = 4096
+    tokenizer_examples: int = 20000
+    hidden_size: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    intermediate_size: int = 384
+    max_positions: int = 512
+    weight_spread: float = 0.05
+    attention: str = "eager"
+
+
+@dataclass
+class HMMCircuit:
+    """Hidden Markov model."""
+
+    _target_: str = "codd_lightning.circuits.HMM"
+    num_states: int = 128
+    homogeneous: bool = True
+
+
+@dataclass
+class PretrainedCircuit:
+    """A circuit from a folder or the Hub, to evaluate or to train further."""
+
+    _target_: str = "codd_lightning.circuits.load_circuit"
+    path_or_repo: str = MISSING
+
+
+@dataclass
+class Data:
+    """What every data choice has."""
+
+    task: Any = MISSING
+    block_length: int = 32
+    batch_size: int = 48
+    train_size: int | None = None
+    validation_size: int | None = None
+    test_size: int | None = None
+    max_prompt_tokens: int = 512
+    max_response_tokens: int = 256
+    num_workers: int = 0
+
+
+@dataclass
+class WordedSumsTask:
+    """Our own generator of worded arithmetic problems."""
+
+    _target_: str = "codd_lightning.tasks.WordedSums"
+    min_steps: int = 2
+    max_steps: int = 4
+
+
+@dataclass
+class ReasoningGymTask:
+    """Any dataset of reasoning-gym."""
+
+    _target_: str = "codd_lightning.tasks.ReasoningGymTask"
+    dataset: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class FileTask:
+    """JSONL or Parquet files, or a dataset on the Hub."""
+
+    _target_: str = "codd_lightning.tasks.FileTask"
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    repo: str | None = None
+    name: str | None = None
+    prompt_field: str = "prompt"
+    response_field: str = "response"
+    remove: str | None = None
+
+
+@dataclass
+class CoupledLikelihood:
+    """Train a circuit on the frozen backbone (paper Eq. 7)."""
+
+    _target_: str = "codd_lightning.modules.CircuitModule"
+    canvas: str = "uniform"
+    weight: str = "inverse_t"
+    fully_masked: float = 0.0
+    evidence_top_k: int | None = None
+
+
+@dataclass
+class MaskedDiffusion:
+    """Train a backbone."""
+
+    _target_: str = "codd_lightning.modules.BackboneModule"
+    canvas: str = "uniform"
+    weight: str = "inverse_t"
+    fully_masked: float = 0.0
+
+
+@dataclass
+class AdamW:
+    """AdamW with warm-up and cosine decay."""
+
+    _target_: str = "codd_lightning.modules.AdamW"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    warmup_steps: int = 30
+    final_fraction: float = 0.02
+
+
+@dataclass
+class Decoding:
+    """Options of every decoder; see `DecodingConfig`."""
+
+    gamma: float = 1.0
+    tau: float = 0.0
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    cfg_scale: float = 0.0
+    evidence_top_k: int | None = None
+
+
+@dataclass
+class Decoder:
+    """One row of the final table: a proposal, an order and an EOS rule."""
+
+    proposal: str = MISSING
+    remasking: str = "low_confidence"
+    eos: str = "any"
+
+
+@dataclass
+class Evaluation:
+    """What is measured on the test split at the end."""
+
+    decoders: list[Decoder] = field(default_factory=list)
+    steps_per_block: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
+    examples: int = 500
+    likelihood_examples: int = 500
+    likelihood_canvas: str = "uniform"
+    batch_size: int = 128
+
+
+@dataclass
+class Trainer:
+    """What Lightning's Trainer is given."""
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    precision: str = "32-true"
+    max_epochs: int = 1
+    max_steps: int = -1
+    gradient_clip_val: float | None = 1.0
+    check_val_every_n_epoch: int = 1
+    log_every_n_steps: int = 10
+    num_threads: int | None = None
+    progress_bar: bool = True
+
+
+@dataclass
+class FewStepReasoning:
+    """Few-step decoding of held-out problems at the end of every epoch."""
+
+    _target_: str = "codd_lightning.callbacks.few_step_reasoning.FewStepReasoning"
+    steps_per_block: list[int] = field(default_factory=lambda: [1, 4])
+    decoders: list[Decoder] = field(default_factory=list)
+    examples: int = 64
+    every_n_epochs: int = 1
+    samples: int = 4
+
+
+@dataclass
+class Config:
+    """The whole of an experiment."""
+
+    backbone: Any = MISSING
+    circuit: Any = MISSING
+    data: Data = MISSING
+    objective: Any = MISSING
+    optimizer: Any = MISSING
+    decoding: Decoding = MISSING
+    evaluation: Evaluation = MISSING
+    trainer: Trainer = MISSING
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    experiment_name: str = "unnamed"
+    description: str = ""
+    seed: int = 0
+    output_dir: str | None = None
+    overwrite: bool = False
+
+
+def register() -> None:
+    """Makes the schemas known to Hydra, each under its group."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group, name, node in (
+        ("backbone", "pretrained_schema", PretrainedBackbone),
+        ("backbone", "scratch_schema", ScratchBackbone),
+        ("circuit", "hmm_schema", HMMCircuit),
+        ("circuit", "pretrained_schema", PretrainedCircuit),
+        ("data", "data_schema", Data),
+        ("task", "worded_sums_schema", WordedSumsTask),
+        ("task", "reasoning_gym_schema", ReasoningGymTask),
+        ("task", "file_schema", FileTask),
+        ("objective", "coupled_likelihood_schema", CoupledLikelihood),
+        ("objective", "masked_diffusion_schema", MaskedDiffusion),
+        ("optimizer", "adamw_schema", AdamW),
+        ("decoding", "decoding_schema", Decoding),
+        ("evaluation", "evaluation_schema", Evaluation),
+        ("trainer", "trainer_schema", Trainer),
+        ("callbacks", "few_step_reasoning_schema", FewStepReasoning),
+    ):
+        store.store(group=group, name=name, node=node)

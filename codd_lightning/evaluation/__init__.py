@@ -1,0 +1,24 @@
+"""Measuring decoders and circuits: every number comes from here, as a row."""
+
+from codd_lightning.evaluation.few_step import FewStepResult, Sample, evaluate_few_step
+from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
+from codd_lightning.evaluation.likelihood import evaluate_likelihood
+from codd_lightning.evaluation.rows import Row, decoder_label, row, tag, write_results
+from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, render
+
+__all__ = [
+    "FewStepResult",
+    "Row",
+    "Sample",
+    "accuracy_table",
+    "bootstrap_ratio",
+    "decoder_label",
+    "evaluate_few_step",
+    "evaluate_likelihood",
+    "likelihood_table",
+    "render",
+    "row",
+    "tag",
+    "wilson",
+    "write_results",
+]

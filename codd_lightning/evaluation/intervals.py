@@ -1,0 +1,47 @@
+"""95 % intervals: Wilson for proportions, bootstrap for means."""
+
+import math
+
+import torch
+from torch import Tensor
+
+Z_95 = 1.959963984540054
+RESAMPLES = 2000
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson, 1927), at 95 %.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if n < 1:
+        raise ValueError("an interval needs at least one sample")
+    share = successes / n
+    centre = share + Z_95**2 / (2 * n)
+    spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
+    scale = 1 + Z_95**2 / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def bootstrap_ratio(totals: Tensor, counts: Tensor, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of `sum(totals) / sum(counts)`, at 95 %, samples drawn whole.
+
+    Args:
+        totals: `(n,)`, such as the nats of each block.
+        counts: `(n,)`, such as its tokens.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    n = len(totals)
+    if n < 1:
+        raise ValueError("an interval needs at least one sample")
+    generator = torch.Generator().manual_seed(seed)
+    ratios = []
+    for _ in range(RESAMPLES):
+        drawn = torch.randint(n, (n,), generator=generator)
+        ratios.append(totals[drawn].sum() / counts[drawn].sum())
+    low, high = torch.quantile(torch.stack(ratios).double(), torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return float(low), float(high)

@@ -1,0 +1,54 @@
+"""The one form of a measured number, from which tables, charts and pages are made."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+Row = dict[str, Any]
+
+
+def row(name: str, value: float, low: float, high: float, n: int, unit: str, split: str, **labels: Any) -> Row:
+    """One measured number with its interval, its sample size and what tells it from others."""
+    return {"name": name, "value": value, "low": low, "high": high, "n": n, "unit": unit, "split": split, **labels}
+
+
+def tag(measured: Row) -> str:
+    """The TensorBoard tag of a row, by the labels that it has: `strict_accuracy/any_order/steps_4`."""
+    parts = [measured["name"]]
+    if "decoder" in measured:
+        parts.append(decoder_label(measured))
+        parts.append(f"steps_{measured['steps_per_block']}")
+    if "mask_ratio" in measured:
+        low, high = measured["mask_ratio"]
+        parts.append(f"{low:.2f}-{high:.2f}")
+    return "/".join(parts)
+
+
+def decoder_label(measured: Row) -> str:
+    """A decoder's name; its order and EOS rule only where they are not the default ones."""
+    label = str(measured["decoder"])
+    if measured.get("remasking", "low_confidence") != "low_confidence":
+        label += f"_{measured['remasking']}"
+    if measured.get("eos", "any") != "any":
+        label += f"_eos_{measured['eos']}"
+    return label
+
+
+def write_results(
+    path: Path, *, experiment: str, seconds: float, parameters: dict[str, int], metrics: Sequence[Row]
+) -> None:
+    """Writes results.json beside its place and moves it there."""
+    results = {
+        "schema": SCHEMA,
+        "experiment": experiment,
+        "status": "completed",
+        "seconds": round(seconds, 3),
+        "parameters": parameters,
+        "metrics": list(metrics),
+    }
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(beside, path)

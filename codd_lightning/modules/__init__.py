@@ -1,0 +1,17 @@
+"""LightningModules: a backbone, alone or with a circuit, under a training objective."""
+
+from codd_lightning.modules.backbone_module import BackboneModule
+from codd_lightning.modules.blocks import Blocks, conditional_log_likelihood, scored_blocks
+from codd_lightning.modules.circuit_module import CircuitModule
+from codd_lightning.modules.noise import Noise
+from codd_lightning.modules.optimizers import AdamW
+
+__all__ = [
+    "AdamW",
+    "BackboneModule",
+    "Blocks",
+    "CircuitModule",
+    "Noise",
+    "conditional_log_likelihood",
+    "scored_blocks",
+]

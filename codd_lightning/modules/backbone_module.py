@@ -1,0 +1,60 @@
+"""Masked-diffusion training of a backbone."""
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+from torch.nn import functional as F
+
+from codd_lightning.backbones import Backbone
+from codd_lightning.data import Batch
+from codd_lightning.diffusion import WEIGHTS, Noised
+from codd_lightning.errors import UserError
+from codd_lightning.modules.noise import Noise
+from codd_lightning.modules.optimizers import AdamW
+
+
+class BackboneModule(L.LightningModule):
+    """Trains a backbone to fill masked response tokens: LLaDA's loss (Nie et al., 2025, Eq. 3).
+
+    Args:
+        backbone: all its parameters are trained.
+        noise: how batches are masked.
+        weight: "inverse_t" or "flat".
+        optimizer: with its schedule.
+    """
+
+    def __init__(self, backbone: Backbone, noise: Noise, weight: str, optimizer: AdamW) -> None:
+        super().__init__()
+        if weight not in WEIGHTS:
+            raise UserError(f"objective.weight={weight} is not one of {', '.join(WEIGHTS)}")
+        self.backbone = backbone
+        self.noise = noise
+        self.weight = WEIGHTS[weight]
+        self._optimizer = optimizer
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        noised = self.noise(batch, self.backbone.mask_token_id, self.current_epoch, "training noise")
+        nll, row = self._token_nll(batch, noised)                          # (M,), (M,)
+        response_tokens = batch.response_mask.sum(-1)                      # (B,)
+        weights = self.weight(noised.t)[row] / response_tokens[row]
+        loss = (weights * nll).sum() / len(batch)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        self.log("train/nll_per_masked_token", nll.detach().mean(), batch_size=max(len(nll), 1))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        noised = self.noise(batch, self.backbone.mask_token_id, 0, "validation noise")
+        nll, _ = self._token_nll(batch, noised)
+        self.log("validation/nll_per_masked_token", nll.mean(), prog_bar=True, batch_size=max(len(nll), 1), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = self._optimizer(self.backbone.parameters(), total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _token_nll(self, batch: Batch, noised: Noised) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood of each scored token, and its row."""
+        logits = self.backbone(noised.canvas, batch.attention_mask)[noised.scored].float()
+        nll = F.cross_entropy(logits, batch.input_ids[noised.scored], reduction="none")
+        return nll, noised.scored.nonzero()[:, 0]

@@ -1,0 +1,78 @@
+"""From a noised batch to the blocks that a circuit covers, with their evidence."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codd_lightning.backbones import AnyBackbone
+from codd_lightning.circuits import Circuit, Evidence
+from codd_lightning.data import Batch
+from codd_lightning.diffusion import Noised
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a batch in which some token is scored.
+
+    Attributes:
+        tokens: `(M, L)` long, the true tokens.
+        masked: `(M, L)` bool.
+        evidence: of the backbone, for the M blocks.
+        row: `(M,)` long, the row of the batch that each block comes from.
+    """
+
+    tokens: Tensor
+    masked: Tensor
+    evidence: Evidence
+    row: Tensor
+
+    def until_eos(self, eos_token_ids: Tensor) -> Tensor:
+        """`(M, L)` bool: masked tokens up to the first EOS, which measured likelihoods count."""
+        eos = torch.isin(self.tokens, eos_token_ids)
+        return self.masked & (eos.cumsum(-1) - eos.long() == 0)
+
+
+def scored_blocks(
+    backbone: AnyBackbone, batch: Batch, noised: Noised, block_length: int, top_k: int | None
+) -> Blocks:
+    """Runs the frozen backbone on a noised batch and takes its word as evidence.
+
+    Args:
+        backbone: answers for the response columns only.
+        batch: clean tokens.
+        noised: the same, masked.
+        block_length: L; responses are whole blocks.
+        top_k: tokens per position that evidence keeps, the true one always among them; None for all.
+    """
+    columns = torch.arange(batch.prompt_length, batch.input_ids.shape[1], device=batch.input_ids.device)
+    with torch.no_grad():
+        logits = backbone.predict(noised.canvas, columns, attention_mask=batch.attention_mask).logits
+
+    def blocked(values: Tensor) -> Tensor:
+        return values[:, batch.prompt_length :].reshape(-1, block_length)
+
+    chosen = blocked(noised.scored).any(-1)
+    tokens = blocked(batch.input_ids)[chosen]
+    logits = logits.reshape(-1, block_length, logits.shape[-1])[chosen]
+    evidence = Evidence.from_logits(
+        logits,
+        blocked(noised.canvas)[chosen],
+        backbone.mask_token_id,
+        top_k=top_k,
+        keep=tokens if top_k is not None else None,
+    )
+    blocks_per_row = len(columns) // block_length
+    row = torch.arange(len(batch), device=tokens.device).repeat_interleave(blocks_per_row)[chosen]
+    return Blocks(tokens, blocked(noised.masked)[chosen], evidence, row)
+
+
+def conditional_log_likelihood(circuit: Circuit, blocks: Blocks, where: Tensor | None = None) -> Tensor:
+    """`log p̂(x0 | xt)` of each block's masked tokens (paper Eq. 7), `(M,)` nats.
+
+    Args:
+        circuit: `p_ω`.
+        blocks: tokens and evidence.
+        where: `(M, L)` bool: of these tokens alone, the other masked ones summed out; all if None.
+    """
+    return circuit.log_joint(blocks.tokens, blocks.evidence, where) - circuit.log_partition(blocks.evidence)
