@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import operator
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from codd_lightning.configs.schema import register
 from codd_lightning.errors import UserError
@@ -37,9 +38,19 @@ def compose_experiment(experiment: str, overrides: Sequence[str]) -> DictConfig:
             config = compose(CONFIG_NAME, overrides=[*chosen, *overrides])
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_explain(error, experiment, chosen)) from None
+    check(config)
+    return config
+
+
+def check(config: DictConfig) -> None:
+    """What composition lets through: keys added by `+key=value`, missing values, values out of range.
+
+    Raises:
+        UserError: names the key, its value and the mend.
+    """
     require_known_keys(config)
     _require_values(config)
-    return config
+    _require_ranges(config)
 
 
 @contextmanager
@@ -109,13 +120,28 @@ def _nodes(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConf
 
 
 def _require_values(config: DictConfig) -> None:
-    try:
-        missing = OmegaConf.missing_keys(config)
-    except MissingMandatoryValue as error:
-        raise UserError(str(error).splitlines()[0]) from None
+    missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        key = sorted(missing)[0]
-        raise UserError(f"{key} must be given: add {key}=VALUE")
+        raise UserError(f"{missing[0]} must be given: add {missing[0]}=VALUE")
+
+
+def _require_ranges(config: DictConfig) -> None:
+    for prefix, node in _nodes(config):
+        schema = OmegaConf.get_type(node)
+        if not dataclasses.is_dataclass(schema):
+            continue
+        for option in dataclasses.fields(schema):
+            value = node[option.name]
+            if not isinstance(value, int | float):
+                continue
+            for bound, words, holds in (
+                ("minimum", "at least", operator.ge),
+                ("maximum", "at most", operator.le),
+                ("above", "above", operator.gt),
+            ):
+                limit = option.metadata.get(bound)
+                if limit is not None and not holds(value, limit):
+                    raise UserError(f"{prefix}{option.name}={value} must be {words} {limit:g}")
 
 
 def _explain(error: Exception, experiment: str, chosen: Sequence[str]) -> str:
@@ -123,31 +149,33 @@ def _explain(error: Exception, experiment: str, chosen: Sequence[str]) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
     key = getattr(cause, "full_key", None)
-    if isinstance(cause, ConfigKeyError | AttributeError) and key:
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
+        keys, selected = _experiment_itself(chosen)
         group = str(key).split(".")[0]
-        place = f" of {group}={_choice(chosen, group)}" if _choice(chosen, group) else ""
-        return f"{key} is not an option{place}{_hint(str(key), _valid_keys(chosen))}"
+        place = f" of {group}={selected[group]}" if group in selected else ""
+        return f"{key} is not an option{place}{_hint(str(key), keys)}"
+    if isinstance(error, MissingConfigException):
+        group, _, name = (error.missing_cfg_file or "").partition("/")
+        if group in choices():
+            known = choices()[group]
+            return f"{group}={name} is not a choice{_hint(name, known)}; there are: {', '.join(known)}"
     if key:
         return f"{key}: {first_line}"
-    return first_line if str(error).splitlines()[0] == first_line else f"{str(error).splitlines()[0]} {first_line}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is not of the form key=value"
+    return first_line
 
 
-def _base(chosen: Sequence[str]) -> DictConfig | None:
-    """The experiment without the user's overrides; None if that does not compose either."""
+def _experiment_itself(chosen: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Keys, and the choice of each group, of the experiment without the user's overrides; empty if it fails."""
     try:
-        return compose(CONFIG_NAME, overrides=list(chosen), return_hydra_config=True)
+        base = compose(CONFIG_NAME, overrides=list(chosen), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
-        return None
-
-
-def _valid_keys(chosen: Sequence[str]) -> list[str]:
-    base = _base(chosen)
-    return [key for key in keys_of(base) if not key.startswith("hydra")] if base is not None else []
-
-
-def _choice(chosen: Sequence[str], group: str) -> Any:
-    base = _base(chosen)
-    return base.hydra.runtime.choices.get(group) if base is not None else None
+        return [], {}
+    selected = {group.split("@")[0].strip("/"): choice for group, choice in base.hydra.runtime.choices.items()}
+    OmegaConf.set_struct(base, False)
+    del base["hydra"]
+    return keys_of(base), selected
 
 
 def _hint(word: str, known: Sequence[str], prefix: str = "") -> str:

@@ -8,7 +8,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from codd_lightning.cli.compose import CONFIG_MODULE, CONFIG_NAME, experiment_overrides, require_known_keys
+from codd_lightning.cli.compose import CONFIG_MODULE, CONFIG_NAME, check, experiment_overrides
 from codd_lightning.cli.train import run
 
 
@@ -30,6 +30,6 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
 
 
 def _cell(config: DictConfig) -> None:
-    require_known_keys(config)
+    check(config)
     config.output_dir = HydraConfig.get().runtime.output_dir
     run(config)

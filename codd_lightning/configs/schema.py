@@ -11,6 +11,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 
+def ranged(default: Any, minimum: float | None = None, maximum: float | None = None, above: float | None = None) -> Any:
+    """A field whose value must be at least `minimum`, at most `maximum`, more than `above`."""
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "above": above})
+
+
 @dataclass
 class PretrainedBackbone:
     """A backbone from a folder or the Hub."""
@@ -28,14 +33,14 @@ class ScratchBackbone:
 
     _target_: str = "codd_lightning.backbones.new_backbone"
     tokenizer: str = "words"
-    vocab_size: int = 4096
-    tokenizer_examples: int = 20000
-    hidden_size: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    intermediate_size: int = 384
-    max_positions: int = 512
-    weight_spread: float = 0.05
+    vocab_size: int = ranged(4096, minimum=8)
+    tokenizer_examples: int = ranged(20000, minimum=1)
+    hidden_size: int = ranged(128, minimum=1)
+    num_layers: int = ranged(4, minimum=1)
+    num_heads: int = ranged(4, minimum=1)
+    intermediate_size: int = ranged(384, minimum=1)
+    max_positions: int = ranged(512, minimum=1)
+    weight_spread: float = ranged(0.05, above=0.0)
     attention: str = "eager"
 
 
@@ -44,7 +49,7 @@ class HMMCircuit:
     """Hidden Markov model."""
 
     _target_: str = "codd_lightning.circuits.HMM"
-    num_states: int = 128
+    num_states: int = ranged(128, minimum=1)
     homogeneous: bool = True
 
 
@@ -61,14 +66,14 @@ class Data:
     """What every data choice has."""
 
     task: Any = MISSING
-    block_length: int = 32
-    batch_size: int = 48
-    train_size: int | None = None
-    validation_size: int | None = None
-    test_size: int | None = None
-    max_prompt_tokens: int = 512
-    max_response_tokens: int = 256
-    num_workers: int = 0
+    block_length: int = ranged(32, minimum=1)
+    batch_size: int = ranged(48, minimum=1)
+    train_size: int | None = ranged(None, minimum=1)
+    validation_size: int | None = ranged(None, minimum=1)
+    test_size: int | None = ranged(None, minimum=1)
+    max_prompt_tokens: int = ranged(512, minimum=1)
+    max_response_tokens: int = ranged(256, minimum=1)
+    num_workers: int = ranged(0, minimum=0)
 
 
 @dataclass
@@ -76,8 +81,8 @@ class WordedSumsTask:
     """Our own generator of worded arithmetic problems."""
 
     _target_: str = "codd_lightning.tasks.WordedSums"
-    min_steps: int = 2
-    max_steps: int = 4
+    min_steps: int = ranged(2, minimum=1, maximum=4)
+    max_steps: int = ranged(4, minimum=1, maximum=4)
 
 
 @dataclass
@@ -111,8 +116,8 @@ class CoupledLikelihood:
     _target_: str = "codd_lightning.modules.CircuitModule"
     canvas: str = "uniform"
     weight: str = "inverse_t"
-    fully_masked: float = 0.0
-    evidence_top_k: int | None = None
+    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
+    evidence_top_k: int | None = ranged(None, minimum=1)
 
 
 @dataclass
@@ -122,7 +127,7 @@ class MaskedDiffusion:
     _target_: str = "codd_lightning.modules.BackboneModule"
     canvas: str = "uniform"
     weight: str = "inverse_t"
-    fully_masked: float = 0.0
+    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
 
 
 @dataclass
@@ -130,24 +135,24 @@ class AdamW:
     """AdamW with warm-up and cosine decay."""
 
     _target_: str = "codd_lightning.modules.AdamW"
-    lr: float = 1e-3
+    lr: float = ranged(1e-3, above=0.0)
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.0
-    warmup_steps: int = 30
-    final_fraction: float = 0.02
+    weight_decay: float = ranged(0.0, minimum=0.0)
+    warmup_steps: int = ranged(30, minimum=0)
+    final_fraction: float = ranged(0.02, minimum=0.0, maximum=1.0)
 
 
 @dataclass
 class Decoding:
     """Options of every decoder; see `DecodingConfig`."""
 
-    gamma: float = 1.0
-    tau: float = 0.0
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    cfg_scale: float = 0.0
-    evidence_top_k: int | None = None
+    gamma: float = ranged(1.0, minimum=0.0, maximum=1.0)
+    tau: float = ranged(0.0, minimum=0.0)
+    temperature: float = ranged(0.0, minimum=0.0)
+    top_p: float | None = ranged(None, above=0.0, maximum=1.0)
+    top_k: int | None = ranged(None, minimum=1)
+    cfg_scale: float = ranged(0.0, minimum=0.0)
+    evidence_top_k: int | None = ranged(None, minimum=1)
 
 
 @dataclass
@@ -165,10 +170,10 @@ class Evaluation:
 
     decoders: list[Decoder] = field(default_factory=list)
     steps_per_block: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
-    examples: int = 500
-    likelihood_examples: int = 500
+    examples: int = ranged(500, minimum=0)
+    likelihood_examples: int = ranged(500, minimum=0)
     likelihood_canvas: str = "uniform"
-    batch_size: int = 128
+    batch_size: int = ranged(128, minimum=1)
 
 
 @dataclass
@@ -176,14 +181,14 @@ class Trainer:
     """What Lightning's Trainer is given."""
 
     accelerator: str = "cpu"
-    devices: int = 1
+    devices: int = ranged(1, minimum=1)
     precision: str = "32-true"
-    max_epochs: int = 1
-    max_steps: int = -1
-    gradient_clip_val: float | None = 1.0
-    check_val_every_n_epoch: int = 1
-    log_every_n_steps: int = 10
-    num_threads: int | None = None
+    max_epochs: int = ranged(1, minimum=1)
+    max_steps: int = ranged(-1, minimum=-1)
+    gradient_clip_val: float | None = ranged(1.0, above=0.0)
+    check_val_every_n_epoch: int = ranged(1, minimum=1)
+    log_every_n_steps: int = ranged(10, minimum=1)
+    num_threads: int | None = ranged(None, minimum=1)
     progress_bar: bool = True
 
 
@@ -194,9 +199,9 @@ class FewStepReasoning:
     _target_: str = "codd_lightning.callbacks.few_step_reasoning.FewStepReasoning"
     steps_per_block: list[int] = field(default_factory=lambda: [1, 4])
     decoders: list[Decoder] = field(default_factory=list)
-    examples: int = 64
-    every_n_epochs: int = 1
-    samples: int = 4
+    examples: int = ranged(64, minimum=1)
+    every_n_epochs: int = ranged(1, minimum=1)
+    samples: int = ranged(4, minimum=0)
 
 
 @dataclass
@@ -214,7 +219,7 @@ class Config:
     callbacks: dict[str, Any] = field(default_factory=dict)
     experiment_name: str = "unnamed"
     description: str = ""
-    seed: int = 0
+    seed: int = ranged(0, minimum=0)
     output_dir: str | None = None
     overwrite: bool = False
 
