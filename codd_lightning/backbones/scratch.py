@@ -20,6 +20,7 @@ def new_backbone(
     num_heads: int,
     intermediate_size: int,
     max_positions: int,
+    rope_theta: float,
     weight_spread: float,
     attention: str,
     seed: int,
@@ -31,6 +32,7 @@ def new_backbone(
         tokenizer: its kind, "words" or "bpe".
         vocab_size: at most this many tokens.
         hidden_size, num_layers, num_heads, intermediate_size, max_positions: shape of the transformer.
+        rope_theta: base of the rotary embedding; smaller ones resolve short texts better.
         weight_spread: standard deviation of the initial weights.
         attention: the kernel, "sdpa" or "eager" (in bfloat16 on a CPU twice as fast to train).
         seed: of the initial weights.
@@ -44,6 +46,7 @@ def new_backbone(
         num_key_value_heads=num_heads,
         intermediate_size=intermediate_size,
         max_position_embeddings=max_positions,
+        rope_theta=rope_theta,
         initializer_range=weight_spread,
         tie_word_embeddings=True,
         pad_token_id=words.pad_token_id,

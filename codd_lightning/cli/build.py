@@ -15,7 +15,7 @@ from codd_lightning.circuits import Circuit
 from codd_lightning.data import TaskDataModule
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
-from codd_lightning.modules import AdamW, Noise
+from codd_lightning.modules import Noise
 from codd_lightning.tasks import SPLITS, Task
 
 

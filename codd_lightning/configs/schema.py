@@ -40,6 +40,7 @@ class ScratchBackbone:
     num_heads: int = ranged(4, minimum=1)
     intermediate_size: int = ranged(384, minimum=1)
     max_positions: int = ranged(512, minimum=1)
+    rope_theta: float = ranged(10000.0, above=0.0)
     weight_spread: float = ranged(0.05, above=0.0)
     attention: str = "eager"
 
@@ -73,6 +74,7 @@ class Data:
     test_size: int | None = ranged(None, minimum=1)
     max_prompt_tokens: int = ranged(512, minimum=1)
     max_response_tokens: int = ranged(256, minimum=1)
+    response_padding: str = "canvas"
     num_workers: int = ranged(0, minimum=0)
 
 
@@ -140,6 +142,15 @@ class AdamW:
     weight_decay: float = ranged(0.0, minimum=0.0)
     warmup_steps: int = ranged(30, minimum=0)
     final_fraction: float = ranged(0.02, minimum=0.0, maximum=1.0)
+
+
+@dataclass
+class Muon(AdamW):
+    """Muon on the matrices of a transformer's layers, AdamW on the rest."""
+
+    _target_: str = "codd_lightning.modules.Muon"
+    muon_lr: float = ranged(0.02, above=0.0)
+    momentum: float = ranged(0.95, minimum=0.0, maximum=1.0)
 
 
 @dataclass
@@ -240,6 +251,7 @@ def register() -> None:
         ("objective", "coupled_likelihood_schema", CoupledLikelihood),
         ("objective", "masked_diffusion_schema", MaskedDiffusion),
         ("optimizer", "adamw_schema", AdamW),
+        ("optimizer", "muon_schema", Muon),
         ("decoding", "decoding_schema", Decoding),
         ("evaluation", "evaluation_schema", Evaluation),
         ("trainer", "trainer_schema", Trainer),

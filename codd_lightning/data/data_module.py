@@ -14,6 +14,7 @@ from codd_lightning.tasks import Example, Task
 
 # How many further examples of an endless task may stand in for one that is too long.
 MOST_REPLACEMENTS = 100
+RESPONSE_PADDINGS = ("canvas", "block")
 
 
 class EncodedDataset(Dataset[Encoded]):
@@ -91,6 +92,8 @@ class TaskDataModule(L.LightningDataModule):
         train_size, validation_size, test_size: examples per split; None for all there are.
         max_prompt_tokens, max_response_tokens: longer examples are left out; the latter is a whole
             number of blocks, and what decoding may generate.
+        response_padding: "canvas" fills every response with EOS to `max_response_tokens`, which is what
+            decoding starts from; "block" fills its last block only.
         seed: of generated examples and of the order in each epoch.
         num_workers: processes that encode examples.
 
@@ -111,6 +114,7 @@ class TaskDataModule(L.LightningDataModule):
         test_size: int | None,
         max_prompt_tokens: int,
         max_response_tokens: int,
+        response_padding: str = "canvas",
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -122,6 +126,9 @@ class TaskDataModule(L.LightningDataModule):
                 f"data.max_response_tokens={max_response_tokens} is not a whole number of "
                 f"{block_length}-token blocks (data.block_length)"
             )
+        if response_padding not in RESPONSE_PADDINGS:
+            raise UserError(f"data.response_padding={response_padding} is not one of {', '.join(RESPONSE_PADDINGS)}")
+        self.response_length = max_response_tokens if response_padding == "canvas" else None
         self.task = task
         self.tokenizer = tokenizer
         self.eos_token_id = eos_token_id
@@ -144,7 +151,11 @@ class TaskDataModule(L.LightningDataModule):
         """The encoded examples of a split, made on first use."""
         if split not in self._datasets:
             encode_example = partial(
-                encode, tokenizer=self.tokenizer, eos_token_id=self.eos_token_id, block_length=self.block_length
+                encode,
+                tokenizer=self.tokenizer,
+                eos_token_id=self.eos_token_id,
+                block_length=self.block_length,
+                response_length=self.response_length,
             )
             self._datasets[split] = EncodedDataset(
                 self.task, split, self.sizes[split], self.seed, encode_example, self._fits

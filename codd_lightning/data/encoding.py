@@ -13,7 +13,7 @@ from codd_lightning.tasks import Example
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as token ids; the response ends with EOS and is padded with EOS to whole blocks."""
+    """One example as token ids; the response ends with EOS, and more EOS fill its last block or its canvas."""
 
     index: int
     prompt: list[int]
@@ -52,7 +52,9 @@ class Batch:
         return len(self.index)
 
 
-def encode(example: Example, index: int, tokenizer: Any, eos_token_id: int, block_length: int) -> Encoded:
+def encode(
+    example: Example, index: int, tokenizer: Any, eos_token_id: int, block_length: int, response_length: int | None = None
+) -> Encoded:
     """Token ids of one example.
 
     Args:
@@ -61,9 +63,11 @@ def encode(example: Example, index: int, tokenizer: Any, eos_token_id: int, bloc
         tokenizer: of the backbone.
         eos_token_id: closes the response and fills its last block.
         block_length: a response becomes a whole number of blocks.
+        response_length: fill shorter responses to this length, the canvas of decoding; None for whole blocks.
     """
     response = [*tokenizer(example.response, add_special_tokens=False)["input_ids"], eos_token_id]
     response += [eos_token_id] * (-len(response) % block_length)
+    response += [eos_token_id] * ((response_length or 0) - len(response))
     return Encoded(index, encode_prompt(example.prompt, tokenizer), response)
 
 

@@ -15,27 +15,30 @@ class Noised:
         canvas: `(B, T)` long, mask token where `masked`.
         masked: `(B, T)` bool.
         scored: `(B, T)` bool, the masked tokens that the loss counts: those that t speaks of.
+        candidates: `(B,)` long, how many tokens t speaks of: each was masked with probability t.
         t: `(B,)`, noise level in (0, 1].
     """
 
     canvas: Tensor
     masked: Tensor
     scored: Tensor
+    candidates: Tensor
     t: Tensor
 
 
 @dataclass(frozen=True)
 class RowMask:
-    """`(T,)` bool: what is masked in one row, and what of it the loss counts."""
+    """`(T,)` bool: what is masked in one row, what of it the loss counts, and what it could have counted."""
 
     masked: Tensor
     scored: Tensor
+    candidates: Tensor
 
 
 def uniform(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> RowMask:
     """Each response token is masked with probability t (paper Eq. 7)."""
     masked = (torch.rand(len(response), generator=generator) < t) & response
-    return RowMask(masked, masked)
+    return RowMask(masked, masked, response)
 
 
 def block(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> RowMask:
@@ -48,8 +51,9 @@ def block(response: Tensor, t: float, block_length: int, generator: torch.Genera
     chosen = start + block_length * int(torch.randint(blocks, (1,), generator=generator))
     column = torch.arange(len(response))
     drawn = torch.rand(len(response), generator=generator) < t
-    current = response & (column >= chosen) & (column < chosen + block_length) & drawn
-    return RowMask(current | (response & (column >= chosen + block_length)), current)
+    current = response & (column >= chosen) & (column < chosen + block_length)
+    later = response & (column >= chosen + block_length)
+    return RowMask((current & drawn) | later, current & drawn, current)
 
 
 # What is masked in one row, given its (T,) response mask, t, the block length and its randomness.
@@ -92,5 +96,6 @@ def corrupt(
         canvas=input_ids.masked_fill(masked, mask_token_id),
         masked=masked,
         scored=torch.stack([row.scored for row in rows]).to(input_ids.device),
+        candidates=torch.stack([row.candidates.sum() for row in rows]).to(input_ids.device),
         t=torch.tensor(levels, device=input_ids.device),
     )

@@ -1,18 +1,26 @@
-"""How much one sample counts in the loss, given its noise level."""
+"""How much the summed loss of one sample counts, given its noise."""
 
 from collections.abc import Callable
 
 from torch import Tensor
 
-
-def inverse_t(t: Tensor) -> Tensor:
-    """`1 / t`: the negative evidence lower bound of the masking process (paper Eq. 7)."""
-    return 1.0 / t
+from codd_lightning.diffusion.forward_process import Noised
 
 
-def flat(t: Tensor) -> Tensor:
-    """1: every masked token counts alike, so that high noise levels, which few steps meet, count more."""
-    return t.new_ones(t.shape)
+def inverse_t(noised: Noised) -> Tensor:
+    """`1 / t` per candidate token: the evidence lower bound of the masking process (paper Eq. 7)."""
+    return 1.0 / (noised.t * noised.candidates)
 
 
-WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {"inverse_t": inverse_t, "flat": flat}
+def per_token(noised: Noised) -> Tensor:
+    """The mean over the sample's scored tokens: `1 / t` with t as it came out, so of lower variance."""
+    return 1.0 / noised.scored.sum(-1).clamp_min(1)
+
+
+def flat(noised: Noised) -> Tensor:
+    """The same for every candidate token, so that high noise levels, which few steps meet, count more."""
+    return 1.0 / noised.candidates.float()
+
+
+# From a noised batch to the (B,) weights of its samples' losses, each summed over scored tokens.
+WEIGHTS: dict[str, Callable[[Noised], Tensor]] = {"inverse_t": inverse_t, "per_token": per_token, "flat": flat}

@@ -4,14 +4,16 @@ from codd_lightning.modules.backbone_module import BackboneModule
 from codd_lightning.modules.blocks import Blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.circuit_module import CircuitModule
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import AdamW
+from codd_lightning.modules.optimizers import AdamW, Muon, OptimizerRecipe
 
 __all__ = [
     "AdamW",
     "BackboneModule",
     "Blocks",
     "CircuitModule",
+    "Muon",
     "Noise",
+    "OptimizerRecipe",
     "conditional_log_likelihood",
     "scored_blocks",
 ]

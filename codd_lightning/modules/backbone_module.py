@@ -11,7 +11,7 @@ from codd_lightning.data import Batch
 from codd_lightning.diffusion import WEIGHTS, Noised
 from codd_lightning.errors import UserError
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import AdamW
+from codd_lightning.modules.optimizers import OptimizerRecipe
 
 
 class BackboneModule(L.LightningModule):
@@ -20,11 +20,11 @@ class BackboneModule(L.LightningModule):
     Args:
         backbone: all its parameters are trained.
         noise: how batches are masked.
-        weight: "inverse_t" or "flat".
+        weight: "inverse_t", "per_token" or "flat".
         optimizer: with its schedule.
     """
 
-    def __init__(self, backbone: Backbone, noise: Noise, weight: str, optimizer: AdamW) -> None:
+    def __init__(self, backbone: Backbone, noise: Noise, weight: str, optimizer: OptimizerRecipe) -> None:
         super().__init__()
         if weight not in WEIGHTS:
             raise UserError(f"objective.weight={weight} is not one of {', '.join(WEIGHTS)}")
@@ -36,9 +36,7 @@ class BackboneModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         noised = self.noise(batch, self.backbone.mask_token_id, self.current_epoch, "training noise")
         nll, row = self._token_nll(batch, noised)                          # (M,), (M,)
-        response_tokens = batch.response_mask.sum(-1)                      # (B,)
-        weights = self.weight(noised.t)[row] / response_tokens[row]
-        loss = (weights * nll).sum() / len(batch)
+        loss = (self.weight(noised)[row] * nll).sum() / len(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         self.log("train/nll_per_masked_token", nll.detach().mean(), batch_size=max(len(nll), 1))
         return loss
@@ -49,9 +47,7 @@ class BackboneModule(L.LightningModule):
         self.log("validation/nll_per_masked_token", nll.mean(), prog_bar=True, batch_size=max(len(nll), 1), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = self._optimizer(self.backbone.parameters(), total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self._optimizer(self.backbone.named_parameters(), int(self.trainer.estimated_stepping_batches))
 
     def _token_nll(self, batch: Batch, noised: Noised) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of each scored token, and its row."""

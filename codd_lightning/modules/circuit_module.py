@@ -10,12 +10,12 @@ from codd_lightning.backbones import AnyBackbone, as_backbone
 from codd_lightning.circuits import Circuit
 from codd_lightning.data import Batch
 from codd_lightning.decoding import require_fit
-from codd_lightning.diffusion import WEIGHTS
+from codd_lightning.diffusion import WEIGHTS, Noised
 from codd_lightning.errors import UserError
 from codd_lightning.metrics import LikelihoodByMaskRatio
 from codd_lightning.modules.blocks import Blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import AdamW
+from codd_lightning.modules.optimizers import OptimizerRecipe
 
 
 class CircuitModule(L.LightningModule):
@@ -27,7 +27,7 @@ class CircuitModule(L.LightningModule):
         backbone: gives the evidence.
         circuit: what is trained.
         noise: how batches are masked.
-        weight: "inverse_t" or "flat".
+        weight: "inverse_t", "per_token" or "flat".
         optimizer: with its schedule.
         evidence_top_k: tokens per position that evidence keeps; None for all.
     """
@@ -38,7 +38,7 @@ class CircuitModule(L.LightningModule):
         circuit: Circuit,
         noise: Noise,
         weight: str,
-        optimizer: AdamW,
+        optimizer: OptimizerRecipe,
         evidence_top_k: int | None = None,
     ) -> None:
         super().__init__()
@@ -60,11 +60,9 @@ class CircuitModule(L.LightningModule):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        blocks, t = self._blocks(batch, self.current_epoch, "training noise")
+        blocks, noised = self._blocks(batch, self.current_epoch, "training noise")
         cll = conditional_log_likelihood(self.circuit, blocks)             # (M,)
-        response_tokens = batch.response_mask.sum(-1)                      # (B,)
-        weights = self.weight(t)[blocks.row] / response_tokens[blocks.row]
-        loss = -(weights * cll).sum() / len(batch)
+        loss = -(self.weight(noised)[blocks.row] * cll).sum() / len(batch)
         masked = blocks.masked.sum()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         self.log("train/cll_per_masked_token", cll.detach().sum() / masked, batch_size=int(masked))
@@ -86,9 +84,7 @@ class CircuitModule(L.LightningModule):
         self.validation_likelihood.reset()
 
     def configure_optimizers(self) -> Any:
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = self._optimizer(self.circuit.parameters(), total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self._optimizer(self.circuit.named_parameters(), int(self.trainer.estimated_stepping_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint["state_dict"]
@@ -98,6 +94,6 @@ class CircuitModule(L.LightningModule):
         frozen = {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **frozen}
 
-    def _blocks(self, batch: Batch, epoch: int, purpose: str) -> tuple[Blocks, Tensor]:
+    def _blocks(self, batch: Batch, epoch: int, purpose: str) -> tuple[Blocks, Noised]:
         noised = self.noise(batch, self.backbone.mask_token_id, epoch, purpose)
-        return scored_blocks(self.backbone, batch, noised, self.noise.block_length, self.evidence_top_k), noised.t
+        return scored_blocks(self.backbone, batch, noised, self.noise.block_length, self.evidence_top_k), noised
