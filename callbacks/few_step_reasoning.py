@@ -47,14 +47,15 @@ class FewStepReasoning(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or (trainer.current_epoch + 1) % self._every:
             return
-        data: Any = trainer.datamodule                                     # type: ignore[attr-defined]  # set by fit
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+        module: Any = pl_module  # any of ours: it holds a backbone, and perhaps a circuit
         result = evaluate_few_step(
-            pl_module.backbone,
+            module.backbone,
             data.task,
             data.dataset("validation"),
             self._decoders,
             self._budgets,
-            circuit=getattr(pl_module, "circuit", None),
+            circuit=getattr(module, "circuit", None),
             examples=self._examples,
             batch_size=self._examples,
             seed=self._seed,

@@ -60,7 +60,9 @@ class Backbone(nn.Module):
         self.eos_token_ids = list(eos_token_ids)
         self.tokenizer = tokenizer
         self.shifted = shifted
-        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])   # rows of the head: may pass config.vocab_size
+        self.vocab_size = int(
+            model.get_output_embeddings().weight.shape[0]
+        )  # rows of the head: may pass config.vocab_size
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Aligned logits `(B, T, V)`.

@@ -9,7 +9,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from codd_lightning.backbones.backbone import Backbone
+from codd_lightning.backbones.backbone import Backbone, device_of
 from codd_lightning.backbones.families import FAMILIES, Family
 from codd_lightning.errors import UserError
 
@@ -50,7 +50,8 @@ def load_backbone(
             f"{folder}: model_type {original.get('model_type')!r} is not one of {', '.join(sorted(FAMILIES))}"
         )
     tokenizer = _load_tokenizer(folder, family)
-    model = _load_model(folder, family, original, torch_dtype, attention).to(device).eval()
+    model = _load_model(folder, family, original, torch_dtype, attention)
+    torch.nn.Module.to(model, device).eval()
     backbone = Backbone(
         model,
         mask_token_id=_mask_token_id(folder, original, tokenizer),
@@ -91,7 +92,7 @@ def require_bidirectional(backbone: Backbone) -> None:
         UserError: it does not.
     """
     first = next(i for i in range(backbone.vocab_size) if i != backbone.mask_token_id)
-    device = backbone.model.get_input_embeddings().weight.device
+    device = device_of(backbone)
     canvas = torch.full((2, 4), backbone.mask_token_id, device=device)
     canvas[1, -1] = first
     logits = backbone(canvas)[:, 0]
@@ -113,7 +114,7 @@ def _load_model(
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no safetensors weights")
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()                             # what does not fit is reported below
+    transformers.logging.set_verbosity_error()  # what does not fit is reported below
     try:
         model, info = model_class.from_pretrained(
             folder,

@@ -46,16 +46,17 @@ def new_backbone(
         num_key_value_heads=num_heads,
         intermediate_size=intermediate_size,
         max_position_embeddings=max_positions,
-        rope_theta=rope_theta,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         initializer_range=weight_spread,
         tie_word_embeddings=True,
         pad_token_id=words.pad_token_id,
         eos_token_id=words.eos_token_id,
         bos_token_id=None,
-        is_causal=False,
         use_cache=False,
-        mask_token_id=words.mask_token_id,
     )
+    # no fields of LlamaConfig: transformers reads the first, load_backbone both
+    config.is_causal = False  # type: ignore[attr-defined]
+    config.mask_token_id = words.mask_token_id  # type: ignore[attr-defined]
     config._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -125,10 +125,9 @@ class Circuit(nn.Module, ABC):
         if tokens.dim() != 2 or tokens.dtype != torch.long:
             raise CircuitError(f"tokens must be long (B, L), not {tokens.dtype} of shape {tuple(tokens.shape)}")
         self._check_length(tokens.shape[1])
-        if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self.vocab_size):
+        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < self.vocab_size):
             raise CircuitError(
-                f"token ids must lie in [0, {self.vocab_size}), "
-                f"not in [{int(tokens.min())}, {int(tokens.max())}]"
+                f"token ids must lie in [0, {self.vocab_size}), not in [{int(tokens.min())}, {int(tokens.max())}]"
             )
 
     def _check_evidence(self, evidence: Evidence) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ class Evidence:
         ranking = scores.detach()
         if keep is not None:
             ranking = ranking.scatter(-1, keep[..., None].clamp_min(0), torch.inf)
-        token_ids = ranking.topk(top_k, dim=-1).indices.sort(dim=-1).values   # in order: memory is read in order
+        token_ids = ranking.topk(top_k, dim=-1).indices.sort(dim=-1).values  # in order: memory is read in order
         weights = (scores.gather(-1, token_ids) - scores.logsumexp(-1, keepdim=True)).exp()
         tail = (1.0 - weights.sum(-1)).clamp_min(0.0) / (vocab_size - top_k)
         return cls(tokens, observed, weights, vocab_size, token_ids, tail, **common)
@@ -108,16 +109,14 @@ class Evidence:
 
     def rows(self, index: Tensor) -> "Evidence":
         """The evidence of some rows, by a `(M,)` index or a `(B,)` mask."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Evidence(**{k: v[index] if isinstance(v, Tensor) else v for k, v in fields.items()})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Evidence(**{k: v[index] if isinstance(v, Tensor) else v for k, v in values.items()})
 
     def clamp(self, tokens: Tensor, where: Tensor) -> "Evidence":
         """The same evidence with `tokens` known at `where`, both `(B, L)`; absent positions stay absent."""
         if self.absent is not None:
             where = where & ~self.absent
-        return dataclasses.replace(
-            self, tokens=torch.where(where, tokens, self.tokens), observed=self.observed | where
-        )
+        return dataclasses.replace(self, tokens=torch.where(where, tokens, self.tokens), observed=self.observed | where)
 
     def log_weight(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
         """`Σ_i log w_i(x_i)` over the positions of `where` (all if None), in nats; minus infinity if impossible.
@@ -199,7 +198,7 @@ def _check_arguments(
 
 
 def _check_mass(scores: Tensor, soft: Tensor) -> None:
-    hopeless = soft & ~scores.amax(-1).isfinite()                          # also catches NaN
+    hopeless = soft & ~scores.amax(-1).isfinite()  # also catches NaN
     if hopeless.any():
         row, position = hopeless.nonzero()[0].tolist()
         raise EvidenceError(

@@ -47,9 +47,7 @@ def load_circuit(path_or_repo: str | Path) -> Circuit:
     config = _read_config(folder / CONFIG_FILE)
     structure = config.pop("circuit", None)
     if structure not in CIRCUITS:
-        raise CircuitError(
-            f"{folder / CONFIG_FILE}: circuit {structure!r} is not one of {', '.join(sorted(CIRCUITS))}"
-        )
+        raise CircuitError(f"{folder / CONFIG_FILE}: circuit {structure!r} is not one of {', '.join(sorted(CIRCUITS))}")
     try:
         circuit = CIRCUITS[structure](**config)
     except TypeError as error:
@@ -81,7 +79,7 @@ def _find(path_or_repo: str | Path) -> Path:
     name = str(path_or_repo)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CircuitError(f"there is no circuit at {path}")
-    from huggingface_hub import snapshot_download   # not before it is needed: it takes time to import
+    from huggingface_hub import snapshot_download  # not before it is needed: it takes time to import
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:

@@ -99,7 +99,9 @@ class HMM(Circuit):
         ):
             if tuple(value.shape) != shape:
                 raise CircuitError(f"{name} must have shape {shape}, not {tuple(value.shape)}")
-            if value.numel() and (bool((value < 0).any()) or not torch.allclose(value.sum(-1), value.new_ones(()), atol=1e-4)):
+            if value.numel() and (
+                bool((value < 0).any()) or not torch.allclose(value.sum(-1), value.new_ones(()), atol=1e-4)
+            ):
                 raise CircuitError(f"{name} must be distributions over its last dimension: entries >= 0 that sum to 1")
         circuit = cls(num_states, vocab_size, block_length, homogeneous).to(emission.dtype)
         with torch.no_grad():
@@ -145,7 +147,7 @@ class HMM(Circuit):
         self._check_evidence(evidence)
         p = self._probabilities()
         soft = evidence.soft
-        scores, log_scales = normalize_log(self._token_scores(evidence.tokens, p))      # (B, L, N), (B, L)
+        scores, log_scales = normalize_log(self._token_scores(evidence.tokens, p))  # (B, L, N), (B, L)
         if bool(soft.any()):
             soft_scores, soft_scales = normalize(self._soft_scores(evidence, soft, p))
             scores = torch.where(soft[..., None], soft_scores, scores)
@@ -167,7 +169,7 @@ class HMM(Circuit):
     def _soft_scores(self, evidence: Evidence, soft: Tensor, p: HMMProbabilities) -> Tensor:
         """`Σ_v E(n, v) w_i(v)`, `(B, L, N)`, at soft positions; 1 elsewhere."""
         where = soft.nonzero(as_tuple=True)
-        weights = evidence.weights[where].to(p.emission.dtype)             # (M, V) or (M, K)
+        weights = evidence.weights[where].to(p.emission.dtype)  # (M, V) or (M, K)
         if evidence.token_ids is None or evidence.tail is None:
             found = self._dense_product(weights, where[1], p)
         else:
@@ -204,7 +206,7 @@ class HMM(Circuit):
         return self._cache[1]
 
     def _normalized(self) -> HMMProbabilities:
-        log_normalizer = self.emission_logits.logsumexp(1)                 # (P, N)
+        log_normalizer = self.emission_logits.logsumexp(1)  # (P, N)
         return HMMProbabilities(
             initial=self.initial_logits.softmax(-1),
             transition=self.transition_logits.softmax(-1),
@@ -221,4 +223,6 @@ def _require_mass(log_scales: Tensor) -> None:
     hopeless = log_scales == -torch.inf
     if bool(hopeless.any()):
         row, position = hopeless.nonzero()[0].tolist()
-        raise EvidenceError(f"row {row}, position {position}: no token has weight under both the evidence and the circuit")
+        raise EvidenceError(
+            f"row {row}, position {position}: no token has weight under both the evidence and the circuit"
+        )

@@ -23,23 +23,25 @@ class HMMPosterior(Posterior):
     def __init__(self, chain: Chain, evidence: Evidence, emission: Tensor) -> None:
         self._chain = chain
         self._evidence = evidence
-        self._emission = emission                                          # (1 or L, V, N)
-        self._scores = chain.scores.detach().clone()                       # (B, L, N)
+        self._emission = emission  # (1 or L, V, N)
+        self._scores = chain.scores.detach().clone()  # (B, L, N)
         self._tokens = evidence.tokens.clone()
         self._observed = evidence.observed.clone()
         self._left = torch.empty_like(self._scores)
         self._right = torch.empty_like(self._scores)
         self._left[:, 0] = chain.initial.detach()
         self._right[:, -1] = 1.0
-        self._left_known, self._right_known = 1, chain.length - 1          # left[:known] and right[known:] hold
+        self._left_known, self._right_known = 1, chain.length - 1  # left[:known] and right[known:] hold
 
     def sample_latents(self, generator: torch.Generator | None = None, uniforms: Tensor | None = None) -> Tensor:
         batch_size, length, _ = self._scores.shape
         if uniforms is None:
-            uniforms = torch.rand(batch_size, length, generator=generator, dtype=self._scores.dtype).to(self._scores.device)
+            uniforms = torch.rand(batch_size, length, generator=generator, dtype=self._scores.dtype).to(
+                self._scores.device
+            )
         self._fill_left(length)
         latents = torch.empty_like(self._tokens)
-        successor = torch.ones_like(self._scores[:, 0])                    # P(z_{i+1} drawn | z_i)
+        successor = torch.ones_like(self._scores[:, 0])  # P(z_{i+1} drawn | z_i)
         for position in reversed(range(length)):
             weights = self._left[:, position] * self._scores[:, position] * successor
             latents[:, position] = draw(weights, uniforms[:, position])
@@ -77,7 +79,7 @@ class HMMPosterior(Posterior):
             return
         self._check_position(position)
         places = position if len(self._emission) > 1 else torch.zeros_like(position)
-        scores = self._emission[places, token]                             # (M, N)
+        scores = self._emission[places, token]  # (M, N)
         if self._evidence.latent_potentials is not None:
             scores = scores * self._evidence.latent_potentials[row, position].softmax(-1)
         self._scores[row, position] = scores / scores.amax(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
@@ -88,9 +90,8 @@ class HMMPosterior(Posterior):
 
     def _check_position(self, position: Tensor) -> None:
         if int(position.min()) < 0 or int(position.max()) >= self._chain.length:
-            raise CircuitError(
-                f"positions must lie in [0, {self._chain.length}), not in [{int(position.min())}, {int(position.max())}]"
-            )
+            low, high = int(position.min()), int(position.max())
+            raise CircuitError(f"positions must lie in [0, {self._chain.length}), not in [{low}, {high}]")
 
     def _fill_left(self, until: int) -> None:
         for i in range(self._left_known, until):

@@ -71,7 +71,7 @@ def make(config: DictConfig, **available: Any) -> Any:
     lacking = [key for key, p in takes.items() if p.default is p.empty and key not in parts and key not in values]
     if lacking:
         raise UserError(f"{name} needs a {lacking[0]}: this experiment has none")
-    return target(**{key: value for key, value in values.items() if key in takes}, **parts)
+    return target(**{**{key: value for key, value in values.items() if key in takes}, **parts})
 
 
 def make_data(config: DictConfig, task: Task, backbone: Backbone) -> TaskDataModule:
@@ -97,9 +97,8 @@ def make_callbacks(config: DictConfig, experiment: Experiment) -> list[L.Callbac
     """The callbacks that the config names."""
     callbacks = []
     for callback in config.callbacks.values():
-        options = OmegaConf.create(OmegaConf.to_container(callback, resolve=True))
-        decoders = [decoding_config(config, decoder) for decoder in options.pop("decoders", [])]
-        callbacks.append(make(options, decoders=decoders, seed=config.seed))
+        decoders = [decoding_config(config, decoder) for decoder in callback.get("decoders", [])]
+        callbacks.append(make(callback, decoders=decoders, seed=config.seed))
     return callbacks
 
 

@@ -72,7 +72,9 @@ def experiment_overrides(experiment: str) -> Iterator[list[str]]:
         return
     known = sorted(file.stem for file in EXPERIMENTS.glob("*.yaml"))
     if experiment not in known:
-        raise UserError(f"there is no experiment {experiment!r}{_hint(experiment, known)}; there are: {', '.join(known)}")
+        raise UserError(
+            f"there is no experiment {experiment!r}{_hint(experiment, known)}; there are: {', '.join(known)}"
+        )
     yield [f"experiment={experiment}", f"experiment_name={experiment}"]
 
 
@@ -87,15 +89,14 @@ def require_known_keys(config: DictConfig) -> None:
         if not dataclasses.is_dataclass(schema):
             continue
         known = [field.name for field in dataclasses.fields(schema)]
-        for key in node:
+        for key in map(str, node):
             if key not in known:
-                full = f"{prefix}{key}"
-                raise UserError(f"{full} is not an option{_hint(str(key), known, prefix)}")
+                raise UserError(f"{prefix}{key} is not an option{_hint(key, known, prefix)}")
 
 
 def keys_of(config: DictConfig) -> list[str]:
     """Every key of a configuration, dotted."""
-    return [f"{prefix}{key}" for prefix, node in _nodes(config) for key in node if key != "_target_"]
+    return [f"{prefix}{key}" for prefix, node in _nodes(config) for key in map(str, node) if key != "_target_"]
 
 
 def choices() -> dict[str, list[str]]:
@@ -107,7 +108,7 @@ def choices() -> dict[str, list[str]]:
 
 def _nodes(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
     yield prefix, config
-    for key in config:
+    for key in map(str, config):
         if OmegaConf.is_missing(config, key):
             continue
         value = config[key]
@@ -181,4 +182,3 @@ def _experiment_itself(chosen: Sequence[str]) -> tuple[list[str], dict[str, Any]
 def _hint(word: str, known: Sequence[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else ""
-

@@ -47,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
 def train_arguments() -> argparse.ArgumentParser:
     """What `codd train` takes; apart from the rest because only a parser without commands reads `a=1 -m b=2`."""
     parser = argparse.ArgumentParser(prog="codd train", add_help=False)
-    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a name in experiments/ or a path to a YAML")
+    parser.add_argument(
+        "experiment", nargs="?", metavar="EXPERIMENT", help="a name in experiments/ or a path to a YAML"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to its configuration")
     parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b,c")
     parser.add_argument("-h", "--help", action="store_true", help="list the experiment's groups and keys")

@@ -73,18 +73,20 @@ class RunFolder:
             raise UserError(
                 f"output_dir={self.path} holds a finished run: add overwrite=true, or give another output_dir"
             )
-        old = OmegaConf.load(self.config_file)
-        new = OmegaConf.create(self._resolved)
-        for key in NOT_OF_THE_RUN:
-            old.pop(key, None)
-            new.pop(key, None)
-        if old != new:
+        if _of_the_run(self.config_file.read_text()) != _of_the_run(self._resolved):
             raise UserError(
                 f"output_dir={self.path} holds an unfinished run of another configuration: "
                 "add overwrite=true, or give another output_dir"
             )
         last = self.checkpoints / "last.ckpt"
         self.checkpoint = last if last.exists() else None
+
+
+def _of_the_run(resolved: str) -> dict[str, Any]:
+    """What a resolved configuration says of the computation."""
+    config = OmegaConf.to_container(OmegaConf.create(resolved))
+    assert isinstance(config, dict), "a run's configuration is a mapping"
+    return {str(key): value for key, value in config.items() if key not in NOT_OF_THE_RUN}
 
 
 class Manifest:

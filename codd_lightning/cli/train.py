@@ -62,7 +62,7 @@ def run(config: DictConfig) -> Path:
     """One run from start to results.json; returns its folder."""
     _quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
-    experiment = build(config)                                             # what does not fit fails here, unwritten
+    experiment = build(config)  # what does not fit fails here, unwritten
     _check_evaluation(config, experiment)
     folder = RunFolder(config)
     _log_to(folder.log_file)
@@ -73,7 +73,7 @@ def run(config: DictConfig) -> Path:
     except Exception as error:
         if not isinstance(error, UserError):
             log.debug("", exc_info=True)
-            error.log_file = folder.log_file                               # type: ignore[attr-defined]  # read by the command
+            error.log_file = folder.log_file  # type: ignore[attr-defined]  # read by the command
         raise
     return folder.path
 

@@ -196,6 +196,4 @@ class TaskDataModule(L.LightningDataModule):
         )
 
     def _fits(self, encoded: Encoded) -> bool:
-        return (
-            len(encoded.prompt) <= self.max_prompt_tokens and len(encoded.response) <= self.max_response_tokens
-        )
+        return len(encoded.prompt) <= self.max_prompt_tokens and len(encoded.response) <= self.max_response_tokens

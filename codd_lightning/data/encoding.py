@@ -53,7 +53,12 @@ class Batch:
 
 
 def encode(
-    example: Example, index: int, tokenizer: Any, eos_token_id: int, block_length: int, response_length: int | None = None
+    example: Example,
+    index: int,
+    tokenizer: Any,
+    eos_token_id: int,
+    block_length: int,
+    response_length: int | None = None,
 ) -> Encoded:
     """Token ids of one example.
 

@@ -27,7 +27,7 @@ class Canvas:
         for row, prompt in enumerate(self.prompts):
             start = self.prompt_length - len(prompt)
             tokens[row, start : self.prompt_length] = torch.tensor(prompt, dtype=torch.long)
-            tokens[row, :start] = prompt[0] if prompt else 0               # any valid id: padding is not attended to
+            tokens[row, :start] = prompt[0] if prompt else 0  # any valid id: padding is not attended to
             attention_mask[row, :start] = False
         self.tokens = tokens.to(device)
         self.attention_mask = attention_mask.to(device)

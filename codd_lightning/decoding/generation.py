@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -89,9 +89,7 @@ def generate(
     proposal = choose_proposal(config, circuit)
     if circuit is not None:
         require_fit(backbone, circuit, config.block_length)
-    canvas = Canvas(
-        _token_ids(backbone, prompts), config.max_new_tokens, backbone.mask_token_id, device_of(backbone)
-    )
+    canvas = Canvas(_token_ids(backbone, prompts), config.max_new_tokens, backbone.mask_token_id, device_of(backbone))
     generators = list(generator) if isinstance(generator, Sequence) else spawn(generator, len(prompts))
     loop = _Denoising(backbone, circuit if proposal.coupled else None, config, proposal, canvas, generators)
     if len(prompts):
@@ -153,7 +151,13 @@ class _Denoising:
         generators: Sequence[torch.Generator],
     ) -> None:
         device = canvas.tokens.device
-        self.backbone, self.circuit, self.config, self.proposal, self.canvas = backbone, circuit, config, proposal, canvas
+        self.backbone, self.circuit, self.config, self.proposal, self.canvas = (
+            backbone,
+            circuit,
+            config,
+            proposal,
+            canvas,
+        )
         self.draws = RowDraws(generators, device)
         self.eos_token_ids = torch.tensor(backbone.eos_token_ids, dtype=torch.long, device=device)
         self.nfe = torch.zeros(len(canvas.prompts), dtype=torch.long, device=device)
@@ -181,7 +185,7 @@ class _Denoising:
 
     def _step(self, rows: Tensor, columns: Tensor, quota: Tensor) -> None:
         """One pass of the backbone over some rows, and what the proposals commit on its word."""
-        logits = self._predict(rows, columns)                              # (M, L, V)
+        logits = self._predict(rows, columns)  # (M, L, V)
         masked = self.canvas.masked[rows[:, None], columns]
         coupled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         if self.circuit is not None:
@@ -223,9 +227,7 @@ class _Denoising:
         posterior = None
         if acts and self.circuit is not None:
             tokens = self.canvas.tokens[rows[:, None], columns]
-            evidence = Evidence.from_logits(
-                logits, tokens, self.backbone.mask_token_id, top_k=config.evidence_top_k
-            )
+            evidence = Evidence.from_logits(logits, tokens, self.backbone.mask_token_id, top_k=config.evidence_top_k)
             posterior = self.circuit.posterior(evidence)
         question = Question(
             logits=logits,
@@ -259,7 +261,7 @@ def _token_ids(backbone: AnyBackbone, prompts: Sequence[str] | Sequence[Sequence
                 raise UserError("the backbone has no tokenizer: give prompts as lists of token ids")
             rows.append(encode_prompt(prompt, backbone.tokenizer))
             continue
-        ids = [int(token) for token in prompt]
+        ids = [int(token) for token in cast("Sequence[int]", prompt)]
         outside = [token for token in ids if not 0 <= token < backbone.vocab_size]
         if outside:
             raise UserError(
@@ -274,4 +276,4 @@ def _texts(backbone: AnyBackbone, responses: list[list[int]]) -> list[str] | Non
         return None
     ends = set(backbone.eos_token_ids)
     kept = [[token for token in response if token not in ends] for response in responses]
-    return [backbone.tokenizer.decode(response) for response in kept]
+    return [str(backbone.tokenizer.decode(response)) for response in kept]

@@ -146,7 +146,9 @@ def _any_order(question: Question) -> Answer:
         at_first = first[rows, position]
         if question.eos_last:
             withheld = distribution.index_fill(-1, question.eos_token_ids, 0.0)
-            distribution = torch.where(at_first[:, None] | (withheld.sum(-1, keepdim=True) == 0), distribution, withheld)
+            distribution = torch.where(
+                at_first[:, None] | (withheld.sum(-1, keepdim=True) == 0), distribution, withheld
+            )
             distribution = distribution / distribution.sum(-1, keepdim=True)
         token = _pick(question, distribution, active)
         calls += active
@@ -155,7 +157,7 @@ def _any_order(question: Question) -> Answer:
             ended |= active & at_first & question.is_eos(token)
         quota -= active.long()
 
-    if question.eos_last:                                                  # an EOS due next costs no quota
+    if question.eos_last:  # an EOS due next costs no quota
         active = masked.any(-1) & ~ended & (question.quota > 0)
         if bool(active.any()):
             position = leftmost(masked).int().argmax(-1)
@@ -165,9 +167,7 @@ def _any_order(question: Question) -> Answer:
     return Answer(tokens, committed, confidence, calls)
 
 
-def _choose_position(
-    question: Question, posterior: Posterior, masked: Tensor, first: Tensor
-) -> tuple[Tensor, Tensor]:
+def _choose_position(question: Question, posterior: Posterior, masked: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
     """The best-ranked position of each row, `(B,)`, and its conditional distribution, `(B, V)`."""
     eligible = masked
     ranking = question.ranking
@@ -202,7 +202,7 @@ def _keep_best(question: Question, untempered: Tensor, tokens: Tensor, calls: Te
     if question.eos_last:
         eligible = eligible & ~question.is_eos(tokens)
     committed = best_first(scores, eligible, question.quota)
-    if question.eos_last:                                                  # an EOS due next costs no quota
+    if question.eos_last:  # an EOS due next costs no quota
         committed = committed | (leftmost(question.masked & ~committed) & question.is_eos(tokens))
     confidence = untempered.gather(-1, tokens[..., None]).squeeze(-1)
     return Answer(tokens, committed, confidence, calls)

@@ -68,5 +68,7 @@ def best_first(scores: Tensor, eligible: Tensor, quota: Tensor) -> Tensor:
         `(B, L)` bool.
     """
     order = scores.masked_fill(~eligible, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
-    place = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    place = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
     return eligible & (place < quota[:, None])

@@ -86,7 +86,7 @@ def corrupt(
     rows, levels = [], []
     for row, generator in enumerate(generators):
         kind_draw, full_draw, level_draw = torch.rand(3, generator=generator).tolist()
-        level = 1.0 - level_draw if t is None else float(t[row])           # rand is in [0, 1), t in (0, 1]
+        level = 1.0 - level_draw if t is None else float(t[row])  # rand is in [0, 1), t in (0, 1]
         level = 1.0 if t is None and full_draw < fully_masked else level
         kind = (("uniform", "block")[kind_draw < 0.5]) if canvas == "mixed" else canvas
         rows.append(CANVASES[kind](response_mask[row].cpu(), level, block_length, generator))

@@ -58,8 +58,10 @@ def evaluate_likelihood(
         coupled = factorized if circuit is None else conditional_log_likelihood(circuit, blocks, counted)
         columns = (factorized, coupled, counted.sum(-1), bucket_of(blocks.masked.float().mean(-1)))
         parts.append(torch.stack([column.double() for column in columns], dim=-1))
-    measured = torch.cat(parts)                                            # (blocks, 4)
-    return [row_ for i in range(len(MASK_RATIO_BUCKETS)) for row_ in _bucket_rows(measured, i, split, circuit is not None)]
+    measured = torch.cat(parts)  # (blocks, 4)
+    return [
+        row_ for i in range(len(MASK_RATIO_BUCKETS)) for row_ in _bucket_rows(measured, i, split, circuit is not None)
+    ]
 
 
 def _bucket_rows(measured: Tensor, bucket: int, split: str, coupled: bool) -> list[Row]:

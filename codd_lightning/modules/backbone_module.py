@@ -35,7 +35,7 @@ class BackboneModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         noised = self.noise(batch, self.backbone.mask_token_id, self.current_epoch, "training noise")
-        nll, row = self._token_nll(batch, noised)                          # (M,), (M,)
+        nll, row = self._token_nll(batch, noised)  # (M,), (M,)
         loss = (self.weight(noised)[row] * nll).sum() / len(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         self.log("train/nll_per_masked_token", nll.detach().mean(), batch_size=max(len(nll), 1))
@@ -44,7 +44,9 @@ class BackboneModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         noised = self.noise(batch, self.backbone.mask_token_id, 0, "validation noise")
         nll, _ = self._token_nll(batch, noised)
-        self.log("validation/nll_per_masked_token", nll.mean(), prog_bar=True, batch_size=max(len(nll), 1), sync_dist=True)
+        self.log(
+            "validation/nll_per_masked_token", nll.mean(), prog_bar=True, batch_size=max(len(nll), 1), sync_dist=True
+        )
 
     def configure_optimizers(self) -> Any:
         return self._optimizer(self.backbone.named_parameters(), int(self.trainer.estimated_stepping_batches))

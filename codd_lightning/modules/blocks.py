@@ -33,9 +33,7 @@ class Blocks:
         return self.masked & (eos.cumsum(-1) - eos.long() == 0)
 
 
-def scored_blocks(
-    backbone: AnyBackbone, batch: Batch, noised: Noised, block_length: int, top_k: int | None
-) -> Blocks:
+def scored_blocks(backbone: AnyBackbone, batch: Batch, noised: Noised, block_length: int, top_k: int | None) -> Blocks:
     """Runs the frozen backbone on a noised batch and takes its word as evidence.
 
     Args:

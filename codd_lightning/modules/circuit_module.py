@@ -32,6 +32,8 @@ class CircuitModule(L.LightningModule):
         evidence_top_k: tokens per position that evidence keeps; None for all.
     """
 
+    eos_token_ids: Tensor
+
     def __init__(
         self,
         backbone: Any,
@@ -61,7 +63,7 @@ class CircuitModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         blocks, noised = self._blocks(batch, self.current_epoch, "training noise")
-        cll = conditional_log_likelihood(self.circuit, blocks)             # (M,)
+        cll = conditional_log_likelihood(self.circuit, blocks)  # (M,)
         loss = -(self.weight(noised)[blocks.row] * cll).sum() / len(batch)
         masked = blocks.masked.sum()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))

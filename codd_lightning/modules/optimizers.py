@@ -89,7 +89,7 @@ class _Paired(torch.optim.Optimizer):
         self._parts = (first, second)
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         for part, group in zip(self._parts, self.param_groups, strict=True):
-            part.param_groups = [group]                                    # one set of groups: a schedule reaches both
+            part.param_groups = [group]  # one set of groups: a schedule reaches both
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # as torch documents it
         loss = None

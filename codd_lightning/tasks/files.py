@@ -84,7 +84,9 @@ class FileTask:
             rows = datasets.Dataset.from_parquet(str(path))
             return [self._example(row, f"{path}, row {i}") for i, row in enumerate(rows)]
         with path.open(encoding="utf-8") as lines:
-            return [self._example(_parse(line, f"{path}, line {i}"), f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+            return [
+                self._example(_parse(line, f"{path}, line {i}"), f"{path}, line {i}") for i, line in enumerate(lines, 1)
+            ]
 
     def _read_hub(self, split: str) -> list[Example]:
         import datasets
@@ -113,5 +115,3 @@ def _parse(line: str, place: str) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not JSON: {error}") from None
-
-

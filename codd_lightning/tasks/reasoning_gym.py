@@ -44,10 +44,8 @@ class ReasoningGymTask:
             answer = ""
         score = float(self._scorer.score_answer(answer, entry)) if answer else 0.0
         expected = last_number(str(entry["answer"]))
-        if expected is None:
-            flexible = str(entry["answer"]).strip() in response
-        else:
-            flexible = last_number(response) == expected
+        said = str(entry["answer"]).strip() in response
+        flexible = said if expected is None else last_number(response) == expected
         return Grade(strict=ended and score == 1.0, flexible=flexible)
 
     @property
@@ -56,7 +54,7 @@ class ReasoningGymTask:
 
     def _source(self, split: str, seed: int) -> Any:
         if (split, seed) not in self._sources:
-            import reasoning_gym   # not before it is needed: it loads every dataset
+            import reasoning_gym  # not before it is needed: it loads every dataset
 
             first = (seed * len(SPLITS) + SPLITS.index(split)) * SPLIT_STRIDE
             try:

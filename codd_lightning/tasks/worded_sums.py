@@ -137,7 +137,7 @@ class WordedSums(Task):
         strict = ended and sentences[-1] == "" and len(sentences) == len(story.steps) + 2
         if strict:
             accepted = [*(accepted_sentences(story, i) for i in range(len(story.steps))), accepted_answers(story)]
-            strict = all(f"{sentence}." in right for sentence, right in zip(sentences, accepted))
+            strict = all(f"{sentence}." in right for sentence, right in zip(sentences[:-1], accepted, strict=True))
         return Grade(strict=strict, flexible=last_number(response) == story.steps[-1].after)
 
     def _draw_story(self, rng: random.Random) -> Story:
@@ -169,7 +169,9 @@ def accepted_sentences(story: Story, index: int) -> frozenset[str]:
     step = story.steps[index]
     connectives = CONNECTIVES if index else FIRST_CONNECTIVES
     return frozenset(
-        connective + _fill(wording, story, step) for connective in connectives for wording in STEP_WORDINGS[step.operation]
+        connective + _fill(wording, story, step)
+        for connective in connectives
+        for wording in STEP_WORDINGS[step.operation]
     )
 
 
