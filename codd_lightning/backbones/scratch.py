@@ -55,8 +55,8 @@ def new_backbone(
         use_cache=False,
     )
     # no fields of LlamaConfig: transformers reads the first, load_backbone both
-    config.is_causal = False  # type: ignore[attr-defined]
-    config.mask_token_id = words.mask_token_id  # type: ignore[attr-defined]
+    config.is_causal = False
+    config.mask_token_id = words.mask_token_id
     config._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -82,7 +82,7 @@ class Evidence:
         _check_mass(scores, soft)
         scores = (scores / temperature).masked_fill(~soft[..., None], 0.0)
         tokens = tokens.masked_fill(~observed, 0)
-        common = {"absent": absent, "latent_potentials": latent_potentials}
+        common: dict[str, Any] = {"absent": absent, "latent_potentials": latent_potentials}
         if top_k is None or top_k >= vocab_size:
             return cls(tokens, observed, scores.softmax(-1), vocab_size, **common)
 
@@ -110,7 +110,8 @@ class Evidence:
     def rows(self, index: Tensor) -> "Evidence":
         """The evidence of some rows, by a `(M,)` index or a `(B,)` mask."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Evidence(**{k: v[index] if isinstance(v, Tensor) else v for k, v in values.items()})
+        chosen: dict[str, Any] = {k: v[index] if isinstance(v, Tensor) else v for k, v in values.items()}
+        return Evidence(**chosen)
 
     def clamp(self, tokens: Tensor, where: Tensor) -> "Evidence":
         """The same evidence with `tokens` known at `where`, both `(B, L)`; absent positions stay absent."""

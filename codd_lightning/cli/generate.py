@@ -9,6 +9,7 @@ from rich.table import Table
 
 from codd_lightning.backbones import Backbone, load_backbone
 from codd_lightning.circuits import Circuit, load_circuit
+from codd_lightning.cli.console import quiet_libraries
 from codd_lightning.decoding import DecodingConfig, Generation, generate
 from codd_lightning.errors import UserError
 
@@ -29,6 +30,7 @@ def generate_command(args: argparse.Namespace) -> int:
     coupled = config.replace(proposal=args.proposal or "any_order")
     if args.circuit is None and args.proposal not in (None, "factorized"):
         raise UserError(f"--proposal {args.proposal} needs a --circuit")
+    quiet_libraries()
     circuit = load_circuit(args.circuit) if args.circuit is not None else None
     backbone = load_backbone(args.backbone)
     if backbone.tokenizer is None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -50,6 +51,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if config.overwrite:
             self.results_file.unlink(missing_ok=True)
+            for part in (self.checkpoints, self.path / "tensorboard"):
+                shutil.rmtree(part, ignore_errors=True)
         write_text(self.config_file, self._resolved)
 
     @property

@@ -2,15 +2,12 @@
 
 import argparse
 import logging
-import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import transformers
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
@@ -20,6 +17,7 @@ from codd_lightning.backbones import save_backbone
 from codd_lightning.circuits import save_circuit
 from codd_lightning.cli.build import Experiment, build, make_callbacks, make_trainer
 from codd_lightning.cli.compose import compose_experiment, keys_of
+from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
 from codd_lightning.cli.main import train_arguments
 from codd_lightning.cli.model_card import circuit_card
 from codd_lightning.cli.run_folder import Manifest, RunFolder, fingerprint, write_text
@@ -60,12 +58,12 @@ def train_command(args: argparse.Namespace) -> int:
 
 def run(config: DictConfig) -> Path:
     """One run from start to results.json; returns its folder."""
-    _quiet_libraries()
+    quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
     experiment = build(config)  # what does not fit fails here, unwritten
     _check_evaluation(config, experiment)
     folder = RunFolder(config)
-    _log_to(folder.log_file)
+    log_to(folder.log_file)
     manifest = Manifest(folder, config)
     manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})
     try:
@@ -97,9 +95,10 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
         save_last=True,
         enable_version_counter=False,
     )
+    bar = [ProgressBar()] if config.trainer.progress_bar else []
     trainer = make_trainer(
         config,
-        callbacks=[checkpoints, LearningRateMonitor("step"), *make_callbacks(config, experiment)],
+        callbacks=[checkpoints, LearningRateMonitor("step"), *bar, *make_callbacks(config, experiment)],
         logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
         default_root_dir=folder.path,
     )
@@ -230,28 +229,3 @@ def _print_keys(experiment: str, config: DictConfig) -> None:
     print("\ngroups:")
     for group, names in choices().items():
         print(f"  {group}: {', '.join(names)}")
-
-
-def _log_to(path: Path) -> None:
-    """Messages go to the terminal, and with tracebacks to the run's log file."""
-    log.setLevel(logging.DEBUG)
-    log.propagate = False
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-    terminal = logging.StreamHandler(sys.stdout)
-    terminal.setLevel(logging.INFO)
-    file = logging.FileHandler(path)
-    for handler in (terminal, file):
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-
-
-def _quiet_libraries() -> None:
-    """Keeps tips and notes of libraries that a user can do nothing about off the screen."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*srun.*")

@@ -1,0 +1,50 @@
+"""What the command shows, and what it keeps off the screen."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import transformers
+from lightning.pytorch.callbacks import RichProgressBar
+
+log = logging.getLogger("codd_lightning")
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar without the logger's version, which says nothing here."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        metrics = dict(super().get_metrics(trainer, pl_module))
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def log_to(path: Path) -> None:
+    """Messages go to the terminal, and with tracebacks to the run's log file."""
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    terminal = logging.StreamHandler(sys.stdout)
+    terminal.setLevel(logging.INFO)
+    for handler in (terminal, logging.FileHandler(path)):
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+
+
+def quiet_libraries() -> None:
+    """Keeps tips and notes of libraries that a user can do nothing about off the screen."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings(
+        "ignore", message=".*module.s. in eval mode at the start of training.*"
+    )  # the backbone: meant
+    warnings.filterwarnings("ignore", message=".*srun.*")
