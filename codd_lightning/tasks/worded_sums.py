@@ -17,7 +17,7 @@ NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ivy", "Jon
 OBJECTS = (
     "apples", "books", "coins", "dolls", "eggs", "flags", "keys", "lamps", "maps", "nuts", "pens", "shells",
 )  # fmt: skip
-LARGEST_TOTAL = 60
+LARGEST_TOTAL = 40
 LARGEST_OPERAND = 9
 
 STORY_OPENING = "{name} has {start} {object}."
@@ -38,46 +38,63 @@ STORY_EVENTS = {
     "double": ("Then the number doubles.",),
 }
 
-# What a solution may say of one step; `before`, `operand` and `after` are its numbers.
+# What a solution may say of one step; `before`, `operand` and `after` are its numbers. Many wordings have a
+# twin of the same length whose words must not be mixed with theirs ("that makes", "this gives").
 STEP_WORDINGS = {
     "add": (
         "{name} now has {before} + {operand} = {after} {object}.",
         "{before} plus {operand} is {after} {object}.",
+        "{before} and {operand} make {after} {object}.",
         "adding {operand} to {before} gives {after}.",
+        "putting {operand} with {before} makes {after}.",
         "with {operand} more, {name} has {after} {object}.",
+        "given {operand} extra, {name} owns {after} {object}.",
         "that makes {before} + {operand} = {after}.",
+        "this gives {before} + {operand} = {after}.",
         "{operand} more than {before} is {after} {object}.",
         "the number of {object} grows from {before} to {after}.",
+        "the count of {object} rises from {before} to {after}.",
         "{name} gets {operand} and has {after}.",
+        "{name} collects {operand} and owns {after}.",
     ),
     "subtract": (
         "{name} now has {before} - {operand} = {after} {object}.",
         "{before} minus {operand} is {after} {object}.",
+        "{before} less {operand} leaves {after} {object}.",
         "taking {operand} from {before} leaves {after}.",
+        "lifting {operand} off {before} gives {after}.",
         "without {operand}, {name} has {after} {object} left.",
+        "lacking {operand}, {name} owns {after} {object} still.",
         "that leaves {before} - {operand} = {after}.",
+        "this keeps {before} - {operand} = {after}.",
         "{operand} less than {before} is {after} {object}.",
         "the number of {object} drops from {before} to {after}.",
+        "the count of {object} falls from {before} to {after}.",
         "{name} gives up {operand} and keeps {after}.",
+        "{name} hands over {operand} and holds {after}.",
     ),
     "double": (
         "{name} now has {before} + {before} = {after} {object}.",
         "{before} plus {before} is {after} {object}.",
+        "{before} and {before} make {after} {object}.",
         "doubling {before} gives {after}.",
         "with twice as many, {name} has {after} {object}.",
         "that makes 2 * {before} = {after}.",
+        "this gives 2 * {before} = {after}.",
         "twice {before} is {after} {object}.",
     ),
 }
-CONNECTIVES = ("", "then ", "next, ", "after that, ")
+CONNECTIVES = ("", "then ", "next, ", "after that, ", "following this, ")
 FIRST_CONNECTIVES = ("", "first, ")
 ANSWERS = (
     "the answer is {after}.",
+    "the result equals {after}.",
     "so {name} has {after} {object}.",
+    "thus {name} owns {after} {object}.",
     "in the end there are {after} {object}.",
     "{name} has {after} {object} in all.",
+    "{name} owns {after} {object} in total.",
 )
-
 
 @dataclass(frozen=True)
 class Step:
@@ -178,14 +195,6 @@ def accepted_sentences(story: Story, index: int) -> frozenset[str]:
 def accepted_answers(story: Story) -> frozenset[str]:
     """Every closing sentence that a right solution may have."""
     return frozenset(_fill(answer, story, story.steps[-1]) for answer in ANSWERS)
-
-
-def vocabulary() -> list[str]:
-    """Every word, number and mark that a prompt or a solution can contain, sorted."""
-    texts = [STORY_OPENING, STORY_QUESTION, *CONNECTIVES, *FIRST_CONNECTIVES, *ANSWERS, *NAMES, *OBJECTS]
-    texts += [text for texts in (*STORY_EVENTS.values(), *STEP_WORDINGS.values()) for text in texts]
-    words = re.findall(r"\w+|[^\w\s]", re.sub(r"\{\w+\}", " ", " ".join(texts)))
-    return sorted({*words, *map(str, range(LARGEST_TOTAL + 1))})
 
 
 def _possible_operations(total: int, steps: list[Step]) -> list[str]:
