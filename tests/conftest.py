@@ -40,6 +40,8 @@ def fixtures() -> Path:
 class FixedLogits(nn.Module):
     """A backbone without parameters: the same `(R, V)` logits at the last R columns, whatever the canvas.
 
+    Logits `(V,)` stand at every column.
+
     It has only what the protocol asks for: four attributes and `forward`.
     """
 
@@ -55,6 +57,8 @@ class FixedLogits(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         batch_size, width = input_ids.shape
         self.rows_seen.append(batch_size)
+        if self.logits.dim() == 1:
+            return self.logits.expand(batch_size, width, -1).clone()
         logits = torch.zeros(batch_size, width, self.vocab_size)
         logits[:, width - len(self.logits) :] = self.logits
         return logits

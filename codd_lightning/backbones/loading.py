@@ -29,7 +29,7 @@ def load_backbone(
 
     Args:
         path_or_repo: "codd_tiny" (bundled), a folder, or a Hub id.
-        dtype: of the weights.
+        dtype: of the weights; "auto" is bfloat16 where the hardware multiplies it natively, else float32.
         device: where they go.
         attention: the kernel, "sdpa" or "eager".
 
@@ -39,9 +39,7 @@ def load_backbone(
     """
     if attention not in KERNELS:
         raise UserError(f"attention={attention} is not one of {', '.join(KERNELS)}")
-    torch_dtype = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if torch_dtype is None:
-        raise UserError(f"dtype={dtype} is not one of {', '.join(DTYPES)}")
+    torch_dtype = _resolve_dtype(dtype, torch.device(device))
     folder = locate(path_or_repo)
     original = _read_json(folder / "config.json")
     family = FAMILIES.get(original.get("model_type", ""))
@@ -101,6 +99,17 @@ def require_bidirectional(backbone: Backbone) -> None:
             f"the loaded {type(backbone.model).__name__} is causal: a later token changes no earlier logit "
             f"(transformers {transformers.__version__}; 5.2 or later is needed)"
         )
+
+
+def _resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
 
 
 def _load_model(

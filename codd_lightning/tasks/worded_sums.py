@@ -96,6 +96,7 @@ ANSWERS = (
     "{name} owns {after} {object} in total.",
 )
 
+
 @dataclass(frozen=True)
 class Step:
     """One event of a story: its operation and the numbers before, in and after it."""

@@ -36,14 +36,17 @@ def test_predictions_at_positions_of_each_row_are_entries_of_all_logits(name: st
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_predictions_at_positions_heed_the_attention_mask(name: str) -> None:
+@pytest.mark.parametrize("padding", [slice(15, None), slice(9)])
+def test_predictions_at_positions_heed_the_attention_mask(name: str, padding: slice) -> None:
     backbone, ids = loaded(name), reference(name)["input_ids"]
     attention_mask = torch.ones_like(ids)
-    attention_mask[1, 15:] = 0
-    positions = torch.tensor([2, 9])
-    found = backbone.predict(ids, positions, attention_mask=attention_mask).logits
-    assert_close(found, backbone(ids, attention_mask)[:, positions], **CLOSE)
-    assert (found[1] - backbone.predict(ids, positions).logits[1]).abs().max() > 1e-3
+    attention_mask[1, padding] = 0
+    full = backbone(ids, attention_mask)
+    for positions in (torch.tensor([9, 14]), torch.tensor([[0, 23], [14, 9], [1, 1]])):
+        found = backbone.predict(ids, positions, attention_mask=attention_mask).logits
+        expected = full[torch.arange(3)[:, None], positions.expand(3, -1)]
+        assert_close(found, expected, **CLOSE)
+        assert (found[1] - backbone.predict(ids, positions).logits[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -443,6 +443,13 @@ def test_evaluation_in_inference_mode_leaves_a_frozen_circuit_trainable_through(
     assert gradient.abs().sum() > 0
 
 
+def test_a_circuit_made_in_inference_mode_answers() -> None:
+    with torch.inference_mode():
+        hmm = random_hmm(3, 4, 3)
+        found = hmm.log_prob(torch.from_numpy(tuples(4, 3)))
+    assert found.logsumexp(0).item() == pytest.approx(0.0, abs=1e-9)
+
+
 def test_circuits_answer_the_same_with_and_without_gradients() -> None:
     case = make_case(random_hmm(3, 4, 3, homogeneous=False), top_k=2)
     with torch.no_grad():
