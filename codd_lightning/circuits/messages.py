@@ -1,9 +1,11 @@
 """Message passing along a chain, in scaled linear space."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Chain:
 
     def step(self, position: int) -> Tensor:
         """`(N, N)`: transition from `position` to the next."""
-        return self.transition[0 if len(self.transition) == 1 else position]
+        return _step(self.transition, position)
 
 
 def rescale(message: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,10 +64,61 @@ def modulate(scores: Tensor, log_potentials: Tensor) -> tuple[Tensor, Tensor]:
 
 def log_normalizer(chain: Chain) -> Tensor:
     """`(B,)` nats: log of the sum over all paths of initial × transitions × scores."""
-    scores = chain.scores.unbind(1)
-    log_norm, message = rescale(chain.initial * scores[0])
-    logs = [log_norm]
-    for position in range(1, chain.length):
-        log_norm, message = rescale((message @ chain.step(position - 1)) * scores[position])
-        logs.append(log_norm)
-    return torch.stack(logs, -1).sum(-1) + chain.log_scales.sum(-1)
+    log_norm: Tensor = _LogNormalizer.apply(chain.initial, chain.transition, chain.scores)
+    return log_norm + chain.log_scales.sum(-1)
+
+
+class _LogNormalizer(torch.autograd.Function):
+    """The forward recursion, differentiated by the backward one.
+
+    With messages `a_i = (a_{i-1} A) ∘ s_i / c_i` and `b_{i-1} = A (s_i ∘ b_i) / c_i`, the gradient of
+    `Σ log c_i` is the expected use of each parameter: `∂/∂s_i = (a_{i-1} A) ∘ b_i / c_i` and
+    `∂/∂A = Σ_i a_{i-1} (s_i ∘ b_i / c_i)ᵀ`. One message per position is kept, never `(B, L, N, N)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, initial: Tensor, transition: Tensor, scores: Tensor) -> Tensor:
+        by_position = scores.transpose(0, 1).contiguous()  # (L, B, N)
+        incoming = torch.empty_like(by_position)  # a_{i-1} A; the initial distribution first
+        scales = by_position.new_empty(by_position.shape[:2])  # (L, B): c_i
+        incoming[0] = initial
+        message = torch.empty_like(by_position[0])  # a_i
+        tiny = torch.finfo(scores.dtype).tiny
+        for position in range(len(by_position)):
+            if position:
+                torch.mm(message, _step(transition, position - 1), out=incoming[position])
+            torch.mul(incoming[position], by_position[position], out=message)
+            torch.sum(message, -1, out=scales[position])
+            message /= scales[position].clamp_min(tiny)[:, None]
+        ctx.save_for_backward(transition, by_position, incoming, scales)
+        return scales.log().sum(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        transition, scores, incoming, scales = ctx.saved_tensors
+        grad = grad.masked_fill((scales == 0).any(0), 0.0)  # an impossible row has no direction to improve in
+        inverse = scales.clamp_min(torch.finfo(scales.dtype).tiny).reciprocal()[..., None]  # (L, B, 1)
+        outgoing = torch.empty_like(scores)  # s_i ∘ b_i / c_i
+        grad_scores = torch.empty_like(scores)
+        backward = torch.ones_like(scores[0])
+        for position in reversed(range(len(scores))):
+            torch.mul(backward, inverse[position], out=backward)
+            torch.mul(incoming[position], backward, out=grad_scores[position])
+            torch.mul(scores[position], backward, out=outgoing[position])
+            if position:
+                torch.mm(outgoing[position], _step(transition, position - 1).T, out=backward)
+        grad_scores *= grad[:, None]
+        outgoing *= grad[:, None]
+        messages = incoming * scores * inverse  # a_i
+        if len(transition) == 1:
+            pairs = messages[:-1].flatten(0, 1).T @ outgoing[1:].flatten(0, 1)
+            grad_transition = pairs[None]
+        else:
+            grad_transition = torch.zeros_like(transition)
+            grad_transition[: len(scores) - 1] = messages[:-1].transpose(1, 2) @ outgoing[1:]
+        return outgoing[0].sum(0), grad_transition, grad_scores.transpose(0, 1)
+
+
+def _step(transition: Tensor, position: int) -> Tensor:
+    return transition[0 if len(transition) == 1 else position]

@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(arguments)
     try:
         return _dispatch(args)
-    except KeyboardInterrupt:
-        print("codd: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"codd: interrupted; {interrupt}" if str(interrupt) else "codd: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         return _report(error)

@@ -106,9 +106,10 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
         manifest.resume(int(torch.load(folder.checkpoint, weights_only=True)["global_step"]))
         log.info("continuing from %s", folder.checkpoint)
     before = manifest.seconds
-    trainer.fit(experiment.module, experiment.data, ckpt_path=folder.checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(experiment.module, experiment.data, ckpt_path=folder.checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt(f"add output_dir={folder.path} to continue from the last whole epoch") from None
     training_seconds = manifest.seconds - before
     if checkpoints.best_model_path:
         _restore(experiment.module, checkpoints.best_model_path)
