@@ -37,7 +37,7 @@ def compose_experiment(experiment: str, overrides: Sequence[str]) -> DictConfig:
         try:
             config = compose(CONFIG_NAME, overrides=[*chosen, *overrides])
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_explain(error, experiment, chosen)) from None
+            raise UserError(_explain(error, chosen, overrides)) from None
     check(config)
     return config
 
@@ -145,26 +145,38 @@ def _require_ranges(config: DictConfig) -> None:
                     raise UserError(f"{prefix}{option.name}={value} must be {words} {limit:g}")
 
 
-def _explain(error: Exception, experiment: str, chosen: Sequence[str]) -> str:
+def _explain(error: Exception, chosen: Sequence[str], overrides: Sequence[str]) -> str:
     """One line for what composition found wrong."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    causes = list(_causes(error))
+    cause = next((c for c in causes if getattr(c, "full_key", None)), causes[-1])
     first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
     key = getattr(cause, "full_key", None)
+    source = next((str(c).split(":")[0] for c in causes if str(c).startswith("In 'experiment/")), None)
+    where = f" (i{source[1:]})" if source else ""
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
         keys, selected = _experiment_itself(chosen)
+        selected |= dict(o.split("=", 1) for o in overrides if o.split("=")[0] in choices())
         group = str(key).split(".")[0]
         place = f" of {group}={selected[group]}" if group in selected else ""
-        return f"{key} is not an option{place}{_hint(str(key), keys)}"
+        return f"{key} is not an option{place}{where}{_hint(str(key), keys)}"
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").partition("/")
         if group in choices():
             known = choices()[group]
             return f"{group}={name} is not a choice{_hint(name, known)}; there are: {', '.join(known)}"
     if key:
-        return f"{key}: {first_line}"
+        return f"{key}: {first_line}{where}"
     if isinstance(error, OverrideParseException):
         return f"{error.override} is not of the form key=value"
     return first_line
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error of composition and what it came from, the first cause last."""
+    current: BaseException | None = error
+    while isinstance(current, HydraException | OmegaConfBaseException):
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def _experiment_itself(chosen: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -180,5 +192,5 @@ def _experiment_itself(chosen: Sequence[str]) -> tuple[list[str], dict[str, Any]
 
 
 def _hint(word: str, known: Sequence[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, known, n=1)
+    close = [match for match in difflib.get_close_matches(word, known, n=1) if match != word]
     return f"; did you mean {prefix}{close[0]}?" if close else ""

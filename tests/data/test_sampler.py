@@ -89,6 +89,7 @@ class Watching(L.LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_the_trainer_gives_every_epoch_an_order_of_its_own() -> None:
     sampler = GlobalBatches(EpochOrder(20, 3, shuffle=True), 5, 0, 1, drop_last=True)
     module = Watching(DataLoader(range(20), batch_sampler=sampler))  # type: ignore[arg-type]  # a range is a data set

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codd_lightning.tasks import SPLITS, Example, Grade, Task, WordedSums
-from codd_lightning.tasks.worded_sums import Step, Story, accepted_answers, accepted_sentences, split_of, vocabulary
+from codd_lightning.tasks.worded_sums import (
+    LARGEST_TOTAL,
+    Step,
+    Story,
+    accepted_answers,
+    accepted_sentences,
+    split_of,
+)
 
 TASK = WordedSums()
 STORY = Story("Ada", "Ben", "eggs", (Step("add", 4, 3, 7), Step("double", 7, 7, 14), Step("subtract", 14, 5, 9)))
@@ -62,7 +69,7 @@ def test_a_missing_or_repeated_sentence_is_not_strictly_right(example: Example, 
 @given(example=examples, data=st.data())
 def test_a_missing_or_added_word_is_not_strictly_right(example: Example, data: st.DataObject) -> None:
     words = example.response.split()
-    connectives = {"first,", "then", "next,", "after", "that,"}  # these alone may come and go
+    connectives = {"first,", "then", "next,", "after", "that,", "following", "this,"}  # these alone may come and go
     i = data.draw(st.sampled_from([i for i, word in enumerate(words) if word not in connectives]))
     added = [*words[:i], "eggs", *words[i:]]
     assert not TASK.grade(example, " ".join(words[:i] + words[i + 1 :]), ended=True).strict
@@ -104,6 +111,9 @@ def said(number: int, *words: str) -> str:
         said(0, "3 more than 4 is 7 eggs."),
         said(1, "after that, twice 7 is 14 eggs."),
         said(1, "7 plus 7 is 14 eggs."),
+        said(0, "first, this gives 4 + 3 = 7."),
+        said(2, "following this, the count of eggs falls from 14 to 9."),
+        said(3, "Ada owns 9 eggs in total."),
         said(2, "14 minus 5 is 9 eggs."),
         said(2, "then the number of eggs drops from 14 to 9."),
         said(3, "so Ada has 9 eggs."),
@@ -124,6 +134,14 @@ def test_solutions_written_by_hand_grade_right(text: str) -> None:
         said(0, "that makes 4 plus 3 is 7 eggs."),
         said(0, "4 plus 3 = 7 eggs."),
         said(0, "Ada now has 4 + 3 = 7."),
+        said(0, "this makes 4 + 3 = 7."),  # words of two twins
+        said(0, "putting 3 to 4 gives 7."),
+        said(0, "the count of eggs grows from 4 to 7."),
+        said(0, "given 3 more, Ada has 7 eggs."),
+        said(2, "that keeps 14 - 5 = 9."),
+        said(2, "lifting 5 from 14 leaves 9."),
+        said(3, "the answer equals 9."),
+        said(3, "Ada has 9 eggs in total."),
         said(1, "doubling 7 plus 7 is 14 eggs."),
         said(1, "twice as many is 14 eggs."),
         said(2, "taking 5 from 14 keeps 9."),
@@ -158,7 +176,7 @@ def test_arithmetic_of_stories_is_consistent_and_told_by_the_prompt(example: Exa
         assert step.before == total
         total += change
         assert step.after == total
-        assert 0 < total <= 60
+        assert 0 < total <= LARGEST_TOTAL
         numbers = re.findall(r"\d+", told)
         assert numbers == ([] if step.operation == "double" else [str(step.operand)])
     assert sum(step.operation == "double" for step in story.steps) <= 1
@@ -173,11 +191,11 @@ def test_every_sentence_is_of_the_accepted_wordings_of_its_step(example: Example
     assert parts[-1] in accepted_answers(example.problem)
 
 
-def test_a_step_has_many_wordings_of_different_lengths() -> None:
-    for i, (first, count) in enumerate([(2, 8), (4, 6), (4, 8)]):
-        accepted = accepted_sentences(STORY, i)
-        assert len(accepted) == first * count
-        assert len({len(sentence.split()) for sentence in accepted}) > 3
+@pytest.mark.parametrize("index", range(3))
+def test_a_step_has_many_wordings_of_different_lengths(index: int) -> None:
+    accepted = accepted_sentences(STORY, index)
+    assert len(accepted) >= 12
+    assert len({len(sentence.split()) for sentence in accepted}) > 3
 
 
 @given(least=st.integers(1, 4), most=st.integers(1, 4), index=st.integers(0, 500))
@@ -217,9 +235,3 @@ def test_other_indices_and_seeds_give_other_examples() -> None:
 def test_examples_come_without_end() -> None:
     assert isinstance(TASK, Task)
     assert [TASK.size(split) for split in SPLITS] == [None] * 3
-
-
-@given(example=examples)
-def test_the_vocabulary_holds_every_word_that_is_written(example: Example) -> None:
-    words = set(re.findall(r"\w+|[^\w\s]", f"{example.prompt} {example.response}"))
-    assert words <= set(vocabulary())

@@ -1,0 +1,247 @@
+"""The command as a user runs it: exit statuses, files, and what is printed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codd_lightning.circuits import HMM, load_circuit, save_circuit
+from codd_lightning.cli.main import main
+
+SMALL = [
+    "data.train_size=96",
+    "data.validation_size=16",
+    "data.test_size=16",
+    "trainer.max_epochs=2",
+    "trainer.progress_bar=false",
+    "trainer.num_threads=1",
+    "callbacks.few_step_reasoning.examples=4",
+    "evaluation.examples=8",
+    "evaluation.likelihood_examples=16",
+    "evaluation.steps_per_block=[1,4]",
+]
+PROMPT = "Ada has 3 apples. Ben brings 2 more. Ada loses 1. How many apples does Ada have?"
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished run of the smoke experiment."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    assert main(["train", "smoke", *SMALL, f"output_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+class TestTrain:
+    def test_a_run_leaves_the_folder_of_the_contract(self, finished_run: Path) -> None:
+        for name in (
+            "config.yaml",
+            "manifest.json",
+            "results.json",
+            "log.txt",
+            "circuit/config.json",
+            "circuit/model.safetensors",
+            "circuit/README.md",
+            "checkpoints/last.ckpt",
+            "checkpoints/best.ckpt",
+        ):
+            assert (finished_run / name).is_file(), name
+        assert list((finished_run / "tensorboard").glob("events.*"))
+        assert not list(finished_run.rglob("*.partial"))
+
+    def test_results_hold_both_decoders_at_every_budget_with_intervals(self, finished_run: Path) -> None:
+        results = json.loads((finished_run / "results.json").read_text())
+        assert (results["schema"], results["experiment"], results["status"]) == (1, "smoke", "completed")
+        assert results["parameters"]["circuit"] == sum(
+            p.numel() for p in load_circuit(finished_run / "circuit").parameters()
+        )
+        strict = [row for row in results["metrics"] if row["name"] == "strict_accuracy"]
+        assert {(row["decoder"], row["steps_per_block"]) for row in strict} == {
+            (decoder, budget) for decoder in ("factorized", "any_order") for budget in (1, 4)
+        }
+        for row in results["metrics"]:
+            assert row["low"] <= row["value"] <= row["high"]
+            assert row["n"] > 0
+        for row in strict:
+            assert row["split"] == "test"
+            assert row["n"] == 8
+            assert row["nfe"] <= 2 * row["steps_per_block"]
+        gains = [row for row in results["metrics"] if row["name"] == "cll_gain"]
+        nlls = {(row["name"], *row["mask_ratio"]): row["value"] for row in results["metrics"] if "mask_ratio" in row}
+        for row in gains:
+            bucket = tuple(row["mask_ratio"])
+            assert row["value"] == pytest.approx(
+                nlls["nll_factorized", *bucket] - nlls["nll_coupled", *bucket], abs=1e-5
+            )
+
+    def test_the_manifest_says_what_the_run_was_made_with(self, finished_run: Path) -> None:
+        manifest = json.loads((finished_run / "manifest.json").read_text())
+        assert {"versions", "hardware", "seed", "git", "command_line", "fingerprints", "resumed"} <= set(manifest)
+        assert manifest["resumed"] == []
+        assert len(manifest["fingerprints"]["backbone"]) == 16
+
+    def test_tensorboard_holds_accuracies_by_budget_and_gains_by_bucket(self, finished_run: Path) -> None:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        board = EventAccumulator(str(finished_run / "tensorboard"))
+        board.Reload()
+        tags = set(board.Tags()["scalars"])
+        assert "strict_accuracy/any_order_left_to_right_eos_last/steps_4" in tags
+        assert any(tag.startswith("validation/cll_gain/") for tag in tags)
+        assert any(tag.startswith("samples/0") for tag in board.Tags()["tensors"])
+
+    def test_checkpoints_hold_no_backbone(self, finished_run: Path) -> None:
+        import torch
+
+        checkpoint = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["state_dict"]
+        assert not [name for name in checkpoint["state_dict"] if name.startswith("backbone.")]
+
+    def test_a_finished_run_is_not_overwritten_unasked(
+        self, finished_run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = (finished_run / "results.json").read_bytes()
+        assert main(["train", "smoke", *SMALL, f"output_dir={finished_run}"]) == 2
+        assert "overwrite=true" in capsys.readouterr().err
+        assert (finished_run / "results.json").read_bytes() == before
+
+    def test_the_same_seed_gives_the_same_figures(self, finished_run: Path, tmp_path: Path) -> None:
+        assert main(["train", "smoke", *SMALL, f"output_dir={tmp_path / 'again'}"]) == 0
+
+        def figures(folder: Path) -> list[dict[str, object]]:
+            rows = json.loads((folder / "results.json").read_text())["metrics"]
+            timed = {"seconds_per_sample"}
+            return [
+                {key: value for key, value in row.items() if key not in timed}
+                for row in rows
+                if row["name"] != "training_seconds"
+            ]
+
+        assert figures(finished_run) == figures(tmp_path / "again")
+
+    def test_an_unfinished_run_goes_on_from_its_last_checkpoint(self, tmp_path: Path) -> None:
+        folder = tmp_path / "run"
+        command = ["train", "smoke", *SMALL, f"output_dir={folder}"]
+        assert main(command) == 0
+        whole = json.loads((folder / "results.json").read_text())["metrics"]
+        (folder / "results.json").unlink()
+        assert main(command) == 0
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["resumed"] == [{"step": 4}]
+        again = json.loads((folder / "results.json").read_text())["metrics"]
+        strict = [[row["value"] for row in rows if row["name"] == "strict_accuracy"] for rows in (whole, again)]
+        assert strict[0] == strict[1]
+
+    def test_an_unfinished_run_of_another_configuration_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").write_text("seed: 1\n")
+        assert main(["train", "smoke", *SMALL, f"output_dir={tmp_path}"]) == 2
+        assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["circuit.num_state=3"], "circuit.num_states"),
+        (["backbone=pretrained", "backbone.path_or_repo=./nowhere"], "nowhere"),
+        (["circuit=pretrained", "circuit.path_or_repo=./nowhere"], "nowhere"),
+        (["data.max_response_tokens=50"], "data.max_response_tokens=50"),
+        (["evaluation.steps_per_block=[64]"], "evaluation.steps_per_block=64"),
+        (["evaluation.examples=100000"], "evaluation.examples=100000"),
+        (["objective.canvas=stripes"], "objective.canvas=stripes"),
+        (["objective.weight=heavy"], "objective.weight=heavy"),
+        (["data.task.min_steps=4", "data.task.max_steps=3"], "min_steps"),
+        (["data=jsonl", "data.task.train=./nowhere.jsonl"], "nowhere.jsonl"),
+        (["evaluation.decoders=[{proposal:magic}]"], "decoding.proposal=magic"),
+        (["circuit=none"], "circuit"),
+    ],
+)
+def test_what_the_user_can_mend_ends_with_status_2_and_nothing_written(
+    overrides: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", "smoke", *overrides, f"output_dir={folder}"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("codd: ")
+    assert message.count("\n") == 1
+    assert words in message
+    assert not folder.exists()
+
+
+class TestMismatch:
+    def test_a_circuit_of_another_vocabulary_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        save_circuit(HMM(2, 7, 32), tmp_path / "circuit")
+        assert main(["generate", PROMPT, "--circuit", str(tmp_path / "circuit")]) == 2
+        assert "7 tokens" in capsys.readouterr().err
+
+    def test_a_circuit_of_shorter_blocks_is_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        from codd_lightning.backbones import load_backbone
+
+        save_circuit(HMM(2, load_backbone("codd_tiny").vocab_size, 16), tmp_path / "circuit")
+        assert main(["generate", PROMPT, "--circuit", str(tmp_path / "circuit")]) == 2
+        assert "decoding.block_length=32" in capsys.readouterr().err
+
+
+class TestGenerate:
+    def test_both_decoders_side_by_side(self, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        command = ["generate", PROMPT, PROMPT, "--circuit", str(finished_run / "circuit"), "--steps", "8", "--json"]
+        assert main(command) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["decoder"] for row in rows] == ["factorized", "any_order"] * 2
+        assert all(row["text"] for row in rows)
+        assert all(row["nfe"] <= 8 for row in rows)
+        assert rows[1]["circuit_calls"] > 0
+
+    def test_without_a_circuit_only_the_backbone_speaks(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["generate", PROMPT, "--json"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--proposal", "any_order"], "--circuit"),
+            (["--steps", "0"], "decoding.steps=0"),
+            (["--steps", "1"], "decoding.steps=1"),
+            (["--max-new-tokens", "0"], "decoding.max_new_tokens=0"),
+            (["--remasking", "magic"], "decoding.remasking=magic"),
+            (["--backbone", "./nowhere"], "nowhere"),
+            (["--circuit", "./nowhere"], "nowhere"),
+        ],
+    )
+    def test_bad_options_end_with_status_2(
+        self, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["generate", PROMPT, *options]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, contextlib, io\n"
+        "from codd_lightning.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main(['--help'])\n"
+        "print([name for name in ('torch', 'lightning', 'transformers', 'hydra') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_help_of_an_experiment_lists_groups_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "smoke", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "circuit.num_states=32" in printed
+    assert "optimizer: adamw, muon" in printed
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_grid_runs_every_cell_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [*SMALL, "trainer.max_epochs=1", "circuit.num_states=4,8", "evaluation.steps_per_block=[4]"]
+    assert main(["train", "smoke", "-m", *command]) == 0
+    results = sorted(tmp_path.glob("outputs/smoke/*/*/results.json"))
+    assert len(results) == 2
+    assert {load_circuit(path.parent / "circuit").config()["num_states"] for path in results} == {4, 8}

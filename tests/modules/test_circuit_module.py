@@ -1,0 +1,301 @@
+"""Training of a circuit on a frozen backbone."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from codd_lightning.backbones import Backbone, new_backbone
+from codd_lightning.circuits import HMM
+from codd_lightning.data import Batch, TaskDataModule
+from codd_lightning.errors import UserError
+from codd_lightning.modules import AdamW, CircuitModule, Noise
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
+
+EOS, BLOCK, VOCABULARY = 1, 3, 24
+STEADY = AdamW(lr=0.1, warmup_steps=0, final_fraction=1.0)
+
+
+def text(*numbers: int) -> str:
+    return " ".join(f"w{i}" for i in numbers)
+
+
+# the second word repeats the first: what the first block says together, no position says alone
+ROWS = [(text(9), text(i % 4, i % 4, 7)) for i in range(32)]
+
+
+def data_of(task: Any, words: PreTrainedTokenizerFast, **options: Any) -> TaskDataModule:
+    given: dict[str, Any] = {
+        "block_length": BLOCK,
+        "batch_size": 16,
+        "train_size": None,
+        "validation_size": None,
+        "test_size": None,
+        "max_prompt_tokens": 4,
+        "max_response_tokens": 2 * BLOCK,
+        **options,
+    }
+    return TaskDataModule(task, words, EOS, **given)
+
+
+def trainer_of(**options: Any) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+
+
+def real_backbone(words: PreTrainedTokenizerFast) -> Backbone:
+    """A small transformer, untrained, with the tokenizer `words`."""
+    backbone = new_backbone(
+        [text(*range(20))],
+        tokenizer="words",
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=32,
+        max_positions=64,
+        rope_theta=100.0,
+        weight_spread=0.1,
+        attention="eager",
+        seed=0,
+    )
+    assert backbone.tokenizer is not None
+    assert backbone.tokenizer.get_vocab() == words.get_vocab()
+    return backbone
+
+
+def hmm_of(num_states: int = 4, seed: int = 0) -> HMM:
+    hmm = HMM(num_states, VOCABULARY, BLOCK)
+    hmm.reset_parameters(torch.Generator().manual_seed(seed))
+    return hmm
+
+
+def module_of(backbone: Any, hmm: HMM | None = None, noise: Noise | None = None, **options: Any) -> CircuitModule:
+    given = {"weight": "inverse_t", "optimizer": STEADY, **options}
+    return CircuitModule(backbone, hmm or hmm_of(), noise or Noise(block_length=BLOCK), **given)
+
+
+def silent(module: Any) -> Any:
+    """The module outside a trainer: what it logs goes nowhere."""
+    module.log = lambda *args, **kwargs: None
+    return module
+
+
+def first_batch(data: TaskDataModule, size: int = 6) -> Batch:
+    dataset = data.dataset("train")
+    return data.collate([dataset[i] for i in range(size)])
+
+
+def circuit_table(hmm: HMM) -> Tensor:
+    """`p_ω` of every block of three tokens, `(V, V, V)`, state by state."""
+    initial, transition, emission = (p.detach().double() for p in hmm.probabilities())
+    table = torch.zeros(VOCABULARY, VOCABULARY, VOCABULARY, dtype=torch.float64)
+    for a, b, c in itertools.product(range(hmm.num_states), repeat=BLOCK):
+        weight = initial[a] * transition[a, b] * transition[b, c]
+        table += weight * torch.einsum("x,y,z->xyz", emission[a], emission[b], emission[c])
+    return table
+
+
+@pytest.mark.parametrize("canvas", ["uniform", "block"])
+@pytest.mark.parametrize("weight", ["inverse_t", "per_token", "flat"])
+def test_the_loss_is_the_weighted_conditional_log_likelihood_of_the_masked_tokens(
+    weight: str,
+    canvas: str,
+    listed_task: Callable[..., Any],
+    words: PreTrainedTokenizerFast,
+    fixed_logits: Callable[..., Any],
+) -> None:
+    logits = torch.randn(2 * BLOCK, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    hmm, noise = hmm_of(), Noise(canvas=canvas, block_length=BLOCK)
+    module = silent(module_of(fixed_logits(logits, words.mask_token_id, [EOS]), hmm, noise, weight=weight))
+    batch = first_batch(data_of(listed_task(train=ROWS), words))
+    noised = noise(batch, words.mask_token_id, 0, "training noise")
+    probabilities = logits.double().exp()
+    probabilities[:, words.mask_token_id] = 0.0
+    probabilities /= probabilities.sum(-1, keepdim=True)
+    table, loss = circuit_table(hmm), 0.0
+    for row in range(len(batch)):
+        t, candidates = float(noised.t[row]), int(noised.candidates[row])
+        scored = int(noised.scored[row].sum())
+        factor = {"inverse_t": 1 / (t * candidates), "per_token": 1 / max(scored, 1), "flat": 1 / candidates}[weight]
+        for block in range(2):
+            columns = range(batch.prompt_length + BLOCK * block, batch.prompt_length + BLOCK * (block + 1))
+            if not any(bool(noised.scored[row, c]) for c in columns):
+                continue
+            weights = torch.zeros(BLOCK, VOCABULARY, dtype=torch.float64)
+            ids = [int(batch.input_ids[row, c]) for c in columns]
+            for i, c in enumerate(columns):
+                if noised.masked[row, c]:
+                    weights[i] = probabilities[c - batch.prompt_length]
+                else:
+                    weights[i, ids[i]] = 1.0
+            joint = table * torch.einsum("x,y,z->xyz", *weights)
+            loss -= factor * float((joint[tuple(ids)] / joint.sum()).log()) / len(batch)
+    torch.testing.assert_close(float(module.training_step(batch, 0).detach()), loss, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_of_a_neutral_circuit_is_that_of_the_backbone(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast, neutral_hmm: Callable[..., HMM]
+) -> None:
+    backbone = real_backbone(words)
+    module = silent(module_of(backbone, neutral_hmm(3, VOCABULARY, BLOCK), weight="flat"))
+    batch = first_batch(data_of(listed_task(train=ROWS), words))
+    noised = module.noise(batch, words.mask_token_id, 0, "training noise")
+    logits = backbone(noised.canvas, batch.attention_mask)
+    logits[..., words.mask_token_id] = -torch.inf
+    nll = -logits.log_softmax(-1).gather(-1, batch.input_ids[..., None]).squeeze(-1)
+    expected = (nll * noised.scored / noised.candidates[:, None]).nansum() / len(batch)
+    torch.testing.assert_close(module.training_step(batch, 0), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [VOCABULARY, VOCABULARY - 1])
+def test_truncated_evidence_of_nearly_everything_gives_nearly_the_same_loss(
+    top_k: int, listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    backbone = real_backbone(words)
+    batch = first_batch(data_of(listed_task(train=ROWS), words))
+    dense = silent(module_of(backbone, hmm_of())).training_step(batch, 0)
+    truncated = silent(module_of(backbone, hmm_of(), evidence_top_k=top_k)).training_step(batch, 0)
+    torch.testing.assert_close(truncated, dense, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_circuit_gets_gradients(listed_task: Callable[..., Any], words: PreTrainedTokenizerFast) -> None:
+    backbone = real_backbone(words)
+    module = silent(module_of(backbone))
+    module.training_step(first_batch(data_of(listed_task(train=ROWS), words)), 0).backward()
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in backbone.parameters())
+    assert all(parameter.grad is not None for parameter in module.circuit.parameters())
+    assert {name for name, p in module.named_parameters() if p.requires_grad} == {
+        f"circuit.{name}" for name, _ in module.circuit.named_parameters()
+    }
+
+
+def test_the_backbone_stays_in_evaluation_mode(words: PreTrainedTokenizerFast) -> None:
+    module = module_of(real_backbone(words))
+    for mode in (True, False, True):
+        module.train(mode)
+        assert module.circuit.training == mode
+        assert not any(part.training for part in module.backbone.modules())
+
+
+@pytest.mark.parametrize("canvas", ["uniform", "block"])
+def test_a_batch_without_a_masked_token_costs_nothing_and_breaks_nothing(
+    canvas: str, listed_task: Callable[..., Any], words: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = Noise(canvas=canvas, block_length=BLOCK)
+    module = module_of(real_backbone(words), noise=noise)
+    batch = first_batch(data_of(listed_task(train=ROWS), words))
+    noised = noise(batch, words.mask_token_id, 0, "training noise")
+    nothing = torch.zeros_like(noised.masked)
+    clean = type(noised)(batch.input_ids, nothing, nothing, noised.candidates, noised.t)
+    monkeypatch.setattr(Noise, "__call__", lambda *args: clean)
+    logged: dict[str, float] = {}
+    module.log = lambda name, value, **options: logged.update({name: float(value)})  # type: ignore[method-assign, misc, assignment]  # outside a trainer
+    loss = module.training_step(batch, 0)
+    assert float(loss.detach()) == 0.0
+    loss.backward()
+    assert all(parameter.grad is None or bool((parameter.grad == 0).all()) for parameter in module.parameters())
+    assert all(value == value for value in logged.values())  # none is NaN
+
+
+def fitted(
+    words: PreTrainedTokenizerFast, task: Any, checkpoint: Path | None = None, seed: int = 0, **options: Any
+) -> tuple[CircuitModule, L.Trainer]:
+    module, trainer = module_of(real_backbone(words), hmm_of(seed=seed)), trainer_of(**options)
+    trainer.fit(module, datamodule=data_of(task, words), ckpt_path=checkpoint, weights_only=True)
+    return module, trainer
+
+
+def test_checkpoints_hold_the_circuit_alone_and_load_safely(
+    tmp_path: Path, listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    backbone = real_backbone(words)
+    module, trainer = fitted(words, listed_task(train=ROWS, validation=ROWS), max_steps=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    saved = checkpoint["state_dict"]
+    assert {name for name in saved if name.startswith("backbone")} == set()
+    for name, value in module.circuit.state_dict().items():
+        assert torch.equal(saved[f"circuit.{name}"], value)
+    assert not torch.equal(saved["circuit.emission_logits"], hmm_of().emission_logits)  # it did train
+    for name, value in module.backbone.state_dict().items():
+        assert torch.equal(backbone.state_dict()[name], value)  # and the backbone did not
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    tmp_path: Path, listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    task = listed_task(train=ROWS, validation=ROWS)
+    whole, _ = fitted(words, task, max_epochs=3)
+    _, trainer = fitted(words, task, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, trainer = fitted(words, task, checkpoint=tmp_path / "last.ckpt", seed=5, max_epochs=3)
+    assert trainer.global_step == 3 * 2
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value)
+
+
+def test_a_circuit_learns_what_the_factorized_backbone_cannot_say(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast, fixed_logits: Callable[..., Any]
+) -> None:
+    logits = torch.full((2 * BLOCK, VOCABULARY), -6.0)  # the true marginals of `ROWS`
+    logits[:2, words.convert_tokens_to_ids([f"w{i}" for i in range(4)])] = 0.0
+    logits[2, words.convert_tokens_to_ids("w7")] = 4.0
+    logits[3:, EOS] = 4.0
+    backbone = fixed_logits(logits, words.mask_token_id, [EOS])
+    noise = Noise(block_length=BLOCK, fully_masked=0.5)
+    module = module_of(backbone, hmm_of(num_states=12), noise)
+    data = data_of(listed_task(train=ROWS, validation=ROWS), words)
+    before = trainer_of().validate(module, datamodule=data, verbose=False)[0]
+    trainer_of(max_epochs=40, limit_val_batches=0).fit(module, datamodule=data)
+    after = trainer_of().validate(module, datamodule=data, verbose=False)[0]
+    assert after["validation/nll_factorized"] == pytest.approx(before["validation/nll_factorized"])
+    assert after["validation/nll_coupled"] < before["validation/nll_coupled"]
+    # of a fully masked first block the factorized backbone says one of 16 pairs, and 4 are right
+    assert after["validation/cll_gain/0.75-1.00"] > 0.2
+    assert after["validation/nll_coupled"] < after["validation/nll_factorized"] - 0.1
+
+
+def test_validation_reports_the_same_for_every_batch_size(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast, fixed_logits: Callable[..., Any]
+) -> None:
+    logits = torch.randn(2 * BLOCK, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    module = module_of(fixed_logits(logits, words.mask_token_id, [EOS]))
+    rows = [(text(*range(1 + i % 3)), text(i % 4, 5)) for i in range(12)]
+    reports = [
+        trainer_of().validate(
+            module, datamodule=data_of(listed_task(validation=rows), words, batch_size=size), verbose=False
+        )[0]
+        for size in (1, 5, 12)
+    ]
+    assert reports[0] == pytest.approx(reports[1], abs=1e-5)
+    assert reports[0] == pytest.approx(reports[2], abs=1e-5)
+
+
+def test_parts_that_do_not_fit_are_refused(words: PreTrainedTokenizerFast) -> None:
+    backbone = real_backbone(words)
+    with pytest.raises(UserError, match=r"objective\.weight=inverse.*inverse_t"):
+        module_of(backbone, weight="inverse")
+    with pytest.raises(UserError, match=r"25 tokens.*24"):
+        module_of(backbone, HMM(2, VOCABULARY + 1, BLOCK))
+    with pytest.raises(UserError, match="3-token blocks"):
+        module_of(backbone, noise=Noise(block_length=4))
