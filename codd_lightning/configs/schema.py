@@ -84,7 +84,7 @@ class WordedSumsTask:
 
     _target_: str = "codd_lightning.tasks.WordedSums"
     min_steps: int = ranged(2, minimum=1, maximum=4)
-    max_steps: int = ranged(4, minimum=1, maximum=4)
+    max_steps: int = ranged(3, minimum=1, maximum=4)
 
 
 @dataclass

@@ -17,7 +17,7 @@ NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ivy", "Jon
 OBJECTS = (
     "apples", "books", "coins", "dolls", "eggs", "flags", "keys", "lamps", "maps", "nuts", "pens", "shells",
 )  # fmt: skip
-LARGEST_TOTAL = 40
+LARGEST_TOTAL = 30
 LARGEST_OPERAND = 9
 
 STORY_OPENING = "{name} has {start} {object}."
@@ -130,7 +130,7 @@ class WordedSums(Task):
         ValueError: the numbers of steps are not 1 <= min_steps <= max_steps <= 4.
     """
 
-    def __init__(self, min_steps: int = 2, max_steps: int = 4) -> None:
+    def __init__(self, min_steps: int = 2, max_steps: int = 3) -> None:
         if not 1 <= min_steps <= max_steps <= 4:
             raise ValueError(
                 f"steps per story must satisfy 1 <= min_steps <= max_steps <= 4, not {min_steps} and {max_steps}"
@@ -160,7 +160,7 @@ class WordedSums(Task):
 
     def _draw_story(self, rng: random.Random) -> Story:
         name, friend = rng.sample(NAMES, 2)
-        total = rng.randint(2, 20)
+        total = rng.randint(2, 15)
         steps: list[Step] = []
         for _ in range(rng.randint(self.min_steps, self.max_steps)):
             operation = rng.choice(_possible_operations(total, steps))

@@ -33,6 +33,11 @@ def test_top_p_leaves_the_smallest_set_with_the_mass(weights: list[int], top_p: 
     assert found.tolist() == [w if w in kept else 0.0 for w in weights]
 
 
+def test_top_p_keeps_no_token_beyond_a_mass_that_is_just_reached() -> None:
+    assert restrict(torch.tensor([0.25, 0.5, 0.125, 0.125]), None, 0.5).tolist() == [0.0, 0.5, 0.0, 0.0]
+    assert restrict(torch.tensor([0.25, 0.5, 0.125, 0.125]), None, 0.75).tolist() == [0.25, 0.5, 0.0, 0.0]
+
+
 def test_rows_draw_what_they_would_draw_alone() -> None:
     def draws(*seeds: int) -> RowDraws:
         return RowDraws([torch.Generator().manual_seed(seed) for seed in seeds], torch.device("cpu"))

@@ -77,6 +77,13 @@ def test_drawn_levels_are_uniform_on_zero_to_one() -> None:
     assert bool(((shares - 0.1).abs() < 4.5 * math.sqrt(0.09 / len(t))).all())
 
 
+def test_the_smallest_draw_is_the_highest_level_so_that_no_level_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.zeros(size))
+    noised = noised_rows(2, 1, 4, "uniform")
+    assert noised.t.tolist() == [1.0, 1.0]
+    assert bool(noised.masked[:, 1:].all())
+
+
 def test_masked_shares_follow_drawn_levels() -> None:
     noised = noised_rows(300, 2, 400, "uniform")
     shares = noised.masked[:, 2:].float().mean(-1)

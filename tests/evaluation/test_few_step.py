@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from codd_lightning.circuits import HMM
@@ -116,16 +117,20 @@ def test_samples_come_in_the_order_of_the_problems(bench: Callable[..., Bench]) 
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_no_number_depends_on_the_batch_size(batch_size: int, bench: Callable[..., Bench], random_hmm: Any) -> None:
-    some = bench(wrong=2)
-    hmm = random_hmm(3, some.backbone.vocab_size, BLOCK)
+def test_no_number_depends_on_the_batch_size(
+    batch_size: int, bench: Callable[..., Bench], random_hmm: Any, fixed_logits: Callable[..., Any]
+) -> None:
+    some = bench()
+    size, mask_token_id, tokenizer = some.backbone.vocab_size, some.backbone.mask_token_id, some.backbone.tokenizer
+    some.backbone = fixed_logits(torch.zeros(size), mask_token_id, [EOS], tokenizer)  # its texts are all chance
+    hmm = random_hmm(3, size, BLOCK)
     decoders = [DecodingConfig(proposal="any_order", tau=1.0, steps=8, max_new_tokens=LENGTH, block_length=BLOCK)]
     reference = some.run(decoders, circuit=hmm, batch_size=2)
     other = some.run(decoders, circuit=hmm, batch_size=batch_size)
     assert untimed(other) == untimed(reference)
-    assert [[s.text for s in samples] for samples in other.samples] == [
-        [s.text for s in samples] for samples in reference.samples
-    ]
+    texts = [[s.text for s in samples] for samples in reference.samples]
+    assert [[s.text for s in samples] for samples in other.samples] == texts
+    assert all(len(set(of_budget)) > 1 for of_budget in texts)
 
 
 def test_decoders_are_named_by_their_proposal_and_count_their_circuit_calls(

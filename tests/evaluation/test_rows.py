@@ -69,6 +69,15 @@ def test_results_that_cannot_be_written_leave_the_old_ones_whole(
     assert path.read_bytes() == before
 
 
+def test_a_reader_of_old_results_reads_them_to_their_end(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, experiment="old", seconds=1.0, parameters={}, metrics=[])
+    with path.open() as reader:
+        write_results(path, experiment="new", seconds=1.0, parameters={}, metrics=[])
+        assert json.load(reader)["experiment"] == "old"
+    assert json.loads(path.read_text())["experiment"] == "new"
+
+
 def test_tables_show_every_row_once_under_its_budget() -> None:
     rows = [accuracy(0.25, steps_per_block=1), accuracy(0.5), accuracy(0.75, decoder="factorized", steps_per_block=1)]
     lines = render(accuracy_table(rows)).splitlines()
