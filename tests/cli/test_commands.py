@@ -17,6 +17,7 @@ SMALL = [
     "trainer.max_epochs=2",
     "trainer.progress_bar=false",
     "trainer.num_threads=1",
+    "trainer.log_every_n_steps=1",
     "callbacks.few_step_reasoning.examples=4",
     "evaluation.examples=8",
     "evaluation.likelihood_examples=16",
