@@ -49,14 +49,14 @@ def load_backbone(
         )
     tokenizer = _load_tokenizer(folder, family)
     model = _load_model(folder, family, original, torch_dtype, attention)
-    torch.nn.Module.to(model, device).eval()
     backbone = Backbone(
-        model,
+        torch.nn.Module.to(model, device),
         mask_token_id=_mask_token_id(folder, original, tokenizer),
         eos_token_ids=_eos_token_ids(folder, family, original, tokenizer),
         tokenizer=tokenizer,
         shifted=family.shifted,
     )
+    backbone.eval()
     require_bidirectional(backbone)
     return backbone
 

@@ -55,6 +55,10 @@ class EncodedDataset(Dataset[Encoded]):
         else:
             fitting = [i for i in range(available) if fits(self._encode(task.example(split, i, seed), i))]
             self.dropped = available - len(fitting)
+            if size is not None and size > len(fitting):
+                raise UserError(
+                    f"data.{split}_size={size} is more than the {len(fitting)} examples of the {split} split that fit"
+                )
             self._indices = fitting[:size]
             self._endless = False
             if not fitting:

@@ -60,6 +60,8 @@ class DecodingConfig:
         _one_of("eos", self.eos, EOS_RULES)
         if self.proposal is not None:
             _one_of("proposal", self.proposal, tuple(PROPOSALS))
+        if self.eos == "last" and not self.stop_at_eos:
+            raise UserError("decoding.eos=last ends a response at its EOS, so it needs decoding.stop_at_eos=true")
         for name in ("steps", "max_new_tokens", "block_length"):
             if getattr(self, name) < 1:
                 raise UserError(f"decoding.{name}={getattr(self, name)} must be at least 1")
@@ -93,14 +95,15 @@ class DecodingConfig:
         """
         if name not in PRESETS:
             raise UserError(f"decoding preset {name!r} is not one of {', '.join(PRESETS)}")
-        return cls(**{**PRESETS[name], **overrides})
+        config = cls(**{**PRESETS[name], **overrides})
+        return config.replace(steps=config.steps // config.blocks * config.blocks) if name == "reference" else config
 
     def replace(self, **changes: Any) -> "DecodingConfig":
         """The same options with some changed."""
         return dataclasses.replace(self, **changes)
 
 
-# The original loops decode greedily, never stop at EOS, and know no circuit.
+# The original loops decode greedily, never stop at EOS, know no circuit, and drop steps left over by the blocks.
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {"proposal": "factorized", "temperature": 0.0, "eos": "any", "stop_at_eos": False},
 }

@@ -47,7 +47,7 @@ class Generation:
     Attributes:
         sequences: prompt and response token ids; a finished response ends with its EOS.
         texts: responses as text without EOS; None without a tokenizer.
-        ended: whether the response closed with an EOS.
+        ended: whether the response closes with an EOS.
         response_tokens: length of the response, up to and including EOS.
         nfe: backbone forward passes; a guided step counts two.
         circuit_calls: conditional distributions asked of the circuit.
@@ -91,6 +91,8 @@ def generate(
         require_fit(backbone, circuit, config.block_length)
     canvas = Canvas(_token_ids(backbone, prompts), config.max_new_tokens, backbone.mask_token_id, device_of(backbone))
     generators = list(generator) if isinstance(generator, Sequence) else spawn(generator, len(prompts))
+    if len(generators) != len(prompts):
+        raise UserError(f"generate was given {len(generators)} generators for {len(prompts)} prompts")
     loop = _Denoising(backbone, circuit if proposal.coupled else None, config, proposal, canvas, generators)
     if len(prompts):
         loop.run()
@@ -99,7 +101,7 @@ def generate(
     return Generation(
         sequences=[prompt + response for prompt, response in zip(canvas.prompts, responses, strict=True)],
         texts=_texts(backbone, responses),
-        ended=canvas.finished(eos).tolist(),
+        ended=[bool(response) and response[-1] in backbone.eos_token_ids for response in responses],
         response_tokens=[len(response) for response in responses],
         nfe=loop.nfe.tolist(),
         circuit_calls=loop.circuit_calls.tolist(),
@@ -159,7 +161,8 @@ class _Denoising:
             canvas,
         )
         self.draws = RowDraws(generators, device)
-        self.eos_token_ids = torch.tensor(backbone.eos_token_ids, dtype=torch.long, device=device)
+        ends = [token for token in backbone.eos_token_ids if 0 <= token < backbone.vocab_size]
+        self.eos_token_ids = torch.tensor(ends, dtype=torch.long, device=device)
         self.nfe = torch.zeros(len(canvas.prompts), dtype=torch.long, device=device)
         self.circuit_calls = torch.zeros_like(self.nfe)
         self.trace: list[TraceStep] | None = [] if config.trace else None

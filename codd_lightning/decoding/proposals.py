@@ -46,11 +46,18 @@ class Question:
     tau: float
     posterior: Posterior | None = None
 
-    def ranking_uniforms(self) -> Tensor:
-        """What the ranking may draw: `(B, L)`, fresh if it does draw."""
+    def ranking_uniforms(self, active: Tensor | None = None) -> Tensor:
+        """What the ranking may draw: `(B, L)`, fresh in the active rows (all if None) if it does draw."""
+        uniforms = torch.zeros(self.masked.shape, device=self.masked.device)
         if self.ranking.draws:
-            return self.draws.uniforms(self.masked.shape[1])
-        return torch.zeros(self.masked.shape, device=self.masked.device)
+            rows = self.everyone if active is None else active.nonzero().squeeze(-1)
+            uniforms[rows] = self.draws.rows(rows).uniforms(uniforms.shape[1])
+        return uniforms
+
+    @property
+    def everyone(self) -> Tensor:
+        """`(B,)` numbers of the rows."""
+        return torch.arange(len(self.quota), device=self.quota.device)
 
     def is_eos(self, tokens: Tensor) -> Tensor:
         """Which tokens end a response."""
@@ -96,7 +103,8 @@ def _factorized(question: Question) -> Answer:
         tempered = (question.logits / question.temperature).softmax(-1)
         tempered = restrict(tempered, question.top_k, question.top_p)
         tokens = draw(tempered, question.draws.uniforms(tempered.shape[1]))
-    return _keep_best(question, untempered, tokens, question.quota.new_zeros(len(tokens)))
+    calls = torch.zeros_like(question.quota)
+    return _keep_best(question, untempered, tokens, calls, greedy=question.temperature == 0.0)
 
 
 def _latent(question: Question) -> Answer:
@@ -109,7 +117,7 @@ def _latent(question: Question) -> Answer:
         tokens = untempered.argmax(-1)
     else:
         tokens = draw(sharpen(untempered, question.tau), question.draws.uniforms(length))
-    return _keep_best(question, untempered, tokens, question.quota.new_ones(len(tokens)))
+    return _keep_best(question, untempered, tokens, torch.ones_like(question.quota), greedy=False)
 
 
 def _any_order(question: Question) -> Answer:
@@ -119,12 +127,11 @@ def _any_order(question: Question) -> Answer:
     tau = 1 the tokens of a step are an exact draw from the coupled distribution.
     """
     posterior = _require_posterior(question)
-    batch_size, length = question.masked.shape
-    rows = torch.arange(batch_size, device=question.masked.device)
+    rows = question.everyone
     masked = question.masked.clone()
     tokens = torch.zeros_like(masked, dtype=torch.long)
     committed = torch.zeros_like(masked)
-    confidence = question.logits.new_zeros(batch_size, length)
+    confidence = question.logits.new_zeros(masked.shape)
     calls = torch.zeros_like(question.quota)
     quota = question.quota.clone()
     ended = torch.zeros_like(quota, dtype=torch.bool)
@@ -142,7 +149,7 @@ def _any_order(question: Question) -> Answer:
         if not bool(active.any()):
             break
         first = leftmost(masked)
-        position, distribution = _choose_position(question, posterior, masked, first)
+        position, distribution = _choose_position(question, posterior, masked, first, active)
         at_first = first[rows, position]
         if question.eos_last:
             withheld = distribution.index_fill(-1, question.eos_token_ids, 0.0)
@@ -157,17 +164,20 @@ def _any_order(question: Question) -> Answer:
             ended |= active & at_first & question.is_eos(token)
         quota -= active.long()
 
-    if question.eos_last:  # an EOS due next costs no quota
+    if question.eos_last and question.tau == 0.0:  # an EOS due next costs no quota; drawn, it would get two chances
         active = masked.any(-1) & ~ended & (question.quota > 0)
         if bool(active.any()):
             position = leftmost(masked).int().argmax(-1)
             distribution = posterior.token_marginals(position)
             token = distribution.argmax(-1)
+            calls += active
             commit(active & question.is_eos(token), position, token, distribution)
     return Answer(tokens, committed, confidence, calls)
 
 
-def _choose_position(question: Question, posterior: Posterior, masked: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+def _choose_position(
+    question: Question, posterior: Posterior, masked: Tensor, first: Tensor, active: Tensor
+) -> tuple[Tensor, Tensor]:
     """The best-ranked position of each row, `(B,)`, and its conditional distribution, `(B, V)`."""
     eligible = masked
     ranking = question.ranking
@@ -177,7 +187,9 @@ def _choose_position(question: Question, posterior: Posterior, masked: Tensor, f
         if question.eos_last:
             eligible = masked & (first | ~question.is_eos(marginals.argmax(-1)))
     no_probabilities = question.logits.new_zeros(0)
-    scores = ranking.score(no_probabilities if marginals is None else marginals, None, question.ranking_uniforms())
+    scores = ranking.score(
+        no_probabilities if marginals is None else marginals, None, question.ranking_uniforms(active)
+    )
     position = scores.masked_fill(~eligible, -torch.inf).argmax(-1)
     if marginals is None:
         return position, posterior.token_marginals(position)
@@ -195,15 +207,20 @@ def _pick(question: Question, distribution: Tensor, active: Tensor) -> Tensor:
     return tokens
 
 
-def _keep_best(question: Question, untempered: Tensor, tokens: Tensor, calls: Tensor) -> Answer:
-    """Commits the best-ranked of tokens proposed for every masked position, by the EOS rule."""
+def _keep_best(question: Question, untempered: Tensor, tokens: Tensor, calls: Tensor, greedy: bool) -> Answer:
+    """Commits the best-ranked of tokens proposed for every masked position, by the EOS rule.
+
+    An EOS that is due costs no quota: at the first masked position, and, where tokens are not drawn
+    (a drawn one that is not committed would be drawn again), at the first one that the quota leaves.
+    """
     scores = question.ranking.score(untempered, tokens, question.ranking_uniforms())
     eligible = question.masked
     if question.eos_last:
         eligible = eligible & ~question.is_eos(tokens)
     committed = best_first(scores, eligible, question.quota)
-    if question.eos_last:  # an EOS due next costs no quota
-        committed = committed | (leftmost(question.masked & ~committed) & question.is_eos(tokens))
+    if question.eos_last:
+        due = leftmost(question.masked & ~committed) if greedy else leftmost(question.masked)
+        committed = committed | (due & question.is_eos(tokens))
     confidence = untempered.gather(-1, tokens[..., None]).squeeze(-1)
     return Answer(tokens, committed, confidence, calls)
 

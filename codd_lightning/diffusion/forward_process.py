@@ -37,7 +37,7 @@ class RowMask:
 
 def uniform(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> RowMask:
     """Each response token is masked with probability t (paper Eq. 7)."""
-    masked = (torch.rand(len(response), generator=generator) < t) & response
+    masked = _drawn(response, t, generator)
     return RowMask(masked, masked, response)
 
 
@@ -50,10 +50,17 @@ def block(response: Tensor, t: float, block_length: int, generator: torch.Genera
     blocks = max(-(-int(response.sum()) // block_length), 1)
     chosen = start + block_length * int(torch.randint(blocks, (1,), generator=generator))
     column = torch.arange(len(response))
-    drawn = torch.rand(len(response), generator=generator) < t
+    drawn = _drawn(response, t, generator)
     current = response & (column >= chosen) & (column < chosen + block_length)
     later = response & (column >= chosen + block_length)
     return RowMask((current & drawn) | later, current & drawn, current)
+
+
+def _drawn(response: Tensor, t: float, generator: torch.Generator) -> Tensor:
+    """`(T,)` bool: response tokens drawn with probability t, whatever stands around the response."""
+    drawn = torch.zeros_like(response)
+    drawn[response] = torch.rand(int(response.sum()), generator=generator) < t
+    return drawn
 
 
 # What is masked in one row, given its (T,) response mask, t, the block length and its randomness.

@@ -1,9 +1,11 @@
 """Factorized and coupled likelihood of the true tokens, by mask ratio."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from codd_lightning.backbones import AnyBackbone
+from codd_lightning.backbones import as_backbone
 from codd_lightning.circuits import Circuit
 from codd_lightning.data import TaskDataModule
 from codd_lightning.errors import UserError
@@ -15,7 +17,7 @@ from codd_lightning.modules import Noise, conditional_log_likelihood, scored_blo
 
 @torch.no_grad()
 def evaluate_likelihood(
-    backbone: AnyBackbone,
+    backbone: Any,
     data: TaskDataModule,
     noise: Noise,
     *,
@@ -47,13 +49,13 @@ def evaluate_likelihood(
         raise UserError(
             f"evaluation.likelihood_examples={examples} is more than the {len(dataset)} examples of the {split} split"
         )
-    eos = torch.tensor(backbone.eos_token_ids)
+    backbone = as_backbone(backbone)
     parts: list[Tensor] = []
     for start in range(0, examples, batch_size):
         batch = data.collate([dataset[i] for i in range(start, min(start + batch_size, examples))])
         noised = noise(batch, backbone.mask_token_id, 0, f"{split} likelihood")
         blocks = scored_blocks(backbone, batch, noised, noise.block_length, evidence_top_k)
-        counted = blocks.until_eos(eos)
+        counted = blocks.counted
         factorized = blocks.evidence.log_weight(blocks.tokens, counted)
         coupled = factorized if circuit is None else conditional_log_likelihood(circuit, blocks, counted)
         columns = (factorized, coupled, counted.sum(-1), bucket_of(blocks.masked.float().mean(-1)))

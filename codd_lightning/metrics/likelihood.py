@@ -23,6 +23,8 @@ class LikelihoodByMaskRatio(Metric):
     Sums over processes, so that every world size reports the same.
     """
 
+    full_state_update = False
+
     factorized: Tensor
     coupled: Tensor
     tokens: Tensor

@@ -38,15 +38,16 @@ class BackboneModule(L.LightningModule):
         nll, row = self._token_nll(batch, noised)  # (M,), (M,)
         loss = (self.weight(noised)[row] * nll).sum() / len(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
-        self.log("train/nll_per_masked_token", nll.detach().mean(), batch_size=max(len(nll), 1))
+        if len(nll):
+            self.log("train/nll_per_masked_token", nll.detach().mean(), batch_size=len(nll))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         noised = self.noise(batch, self.backbone.mask_token_id, 0, "validation noise")
         nll, _ = self._token_nll(batch, noised)
-        self.log(
-            "validation/nll_per_masked_token", nll.mean(), prog_bar=True, batch_size=max(len(nll), 1), sync_dist=True
-        )
+        if len(nll):
+            tag = "validation/nll_per_masked_token"
+            self.log(tag, nll.mean(), prog_bar=True, batch_size=len(nll), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         return self._optimizer(self.backbone.named_parameters(), int(self.trainer.estimated_stepping_batches))

@@ -18,19 +18,16 @@ class Blocks:
     Attributes:
         tokens: `(M, L)` long, the true tokens.
         masked: `(M, L)` bool.
+        counted: `(M, L)` bool: masked tokens up to the response's first EOS, which measured likelihoods count.
         evidence: of the backbone, for the M blocks.
         row: `(M,)` long, the row of the batch that each block comes from.
     """
 
     tokens: Tensor
     masked: Tensor
+    counted: Tensor
     evidence: Evidence
     row: Tensor
-
-    def until_eos(self, eos_token_ids: Tensor) -> Tensor:
-        """`(M, L)` bool: masked tokens up to the first EOS, which measured likelihoods count."""
-        eos = torch.isin(self.tokens, eos_token_ids)
-        return self.masked & (eos.cumsum(-1) - eos.long() == 0)
 
 
 def scored_blocks(backbone: AnyBackbone, batch: Batch, noised: Noised, block_length: int, top_k: int | None) -> Blocks:
@@ -50,6 +47,8 @@ def scored_blocks(backbone: AnyBackbone, batch: Batch, noised: Noised, block_len
     def blocked(values: Tensor) -> Tensor:
         return values[:, batch.prompt_length :].reshape(-1, block_length)
 
+    eos = torch.isin(batch.input_ids, torch.tensor(backbone.eos_token_ids, device=columns.device)) & batch.response_mask
+    until_eos = eos.cumsum(-1) - eos.long() == 0
     chosen = blocked(noised.scored).any(-1)
     tokens = blocked(batch.input_ids)[chosen]
     logits = logits.reshape(-1, block_length, logits.shape[-1])[chosen]
@@ -62,7 +61,8 @@ def scored_blocks(backbone: AnyBackbone, batch: Batch, noised: Noised, block_len
     )
     blocks_per_row = len(columns) // block_length
     row = torch.arange(len(batch), device=tokens.device).repeat_interleave(blocks_per_row)[chosen]
-    return Blocks(tokens, blocked(noised.masked)[chosen], evidence, row)
+    counted = blocked(noised.masked & until_eos)[chosen]
+    return Blocks(tokens, blocked(noised.masked)[chosen], counted, evidence, row)
 
 
 def conditional_log_likelihood(circuit: Circuit, blocks: Blocks, where: Tensor | None = None) -> Tensor:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
@@ -32,8 +31,6 @@ class CircuitModule(L.LightningModule):
         evidence_top_k: tokens per position that evidence keeps; None for all.
     """
 
-    eos_token_ids: Tensor
-
     def __init__(
         self,
         backbone: Any,
@@ -54,7 +51,6 @@ class CircuitModule(L.LightningModule):
         self.evidence_top_k = evidence_top_k
         self._optimizer = optimizer
         self.validation_likelihood = LikelihoodByMaskRatio()
-        self.register_buffer("eos_token_ids", torch.tensor(self.backbone.eos_token_ids), persistent=False)
 
     def train(self, mode: bool = True) -> "CircuitModule":
         super().train(mode)
@@ -65,14 +61,14 @@ class CircuitModule(L.LightningModule):
         blocks, noised = self._blocks(batch, self.current_epoch, "training noise")
         cll = conditional_log_likelihood(self.circuit, blocks)  # (M,)
         loss = -(self.weight(noised)[blocks.row] * cll).sum() / len(batch)
-        masked = blocks.masked.sum()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
-        self.log("train/cll_per_masked_token", cll.detach().sum() / masked, batch_size=int(masked))
+        if masked := int(blocks.masked.sum()):
+            self.log("train/cll_per_masked_token", cll.detach().sum() / masked, batch_size=masked)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         blocks, _ = self._blocks(batch, 0, "validation noise")
-        counted = blocks.until_eos(self.eos_token_ids)
+        counted = blocks.counted
         self.validation_likelihood.update(
             factorized=blocks.evidence.log_weight(blocks.tokens, counted),
             coupled=conditional_log_likelihood(self.circuit, blocks, counted),

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from codd_lightning.errors import UserError
+
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
@@ -76,6 +78,8 @@ class Muon(OptimizerRecipe):
     def optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         matrices = [p for name, p in parameters if p.ndim == 2 and not _is_table(name)]
         others = [p for name, p in parameters if p.ndim != 2 or _is_table(name)]
+        if not matrices:
+            raise UserError("optimizer=muon is for the matrices of a transformer's layers; a circuit has none: adamw")
         return _Paired(
             torch.optim.Muon(matrices, lr=self.muon_lr, momentum=self.momentum, weight_decay=self.weight_decay),
             torch.optim.AdamW(others, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay),
@@ -87,9 +91,8 @@ class _Paired(torch.optim.Optimizer):
 
     def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
         self._parts = (first, second)
+        # the parts keep these very groups, so that a schedule reaches them
         super().__init__([group for part in self._parts for group in part.param_groups], {})
-        for part, group in zip(self._parts, self.param_groups, strict=True):
-            part.param_groups = [group]  # one set of groups: a schedule reaches both
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # as torch documents it
         loss = None

@@ -41,7 +41,10 @@ class FileTask:
         self._sources = {"train": train, "validation": validation, "test": test}
         self._repo, self._name = repo, name
         self._fields = (prompt_field, response_field)
-        self._remove = re.compile(remove) if remove else None
+        try:
+            self._remove = re.compile(remove) if remove else None
+        except re.error as error:
+            raise UserError(f"data.task.remove={remove} is not a regular expression: {error}") from None
         self._rows: dict[str, list[Example]] = {}
         for source in self._sources.values():
             if source is not None and repo is None and not Path(source).is_file():
@@ -55,17 +58,21 @@ class FileTask:
 
     def grade(self, example: Example, response: str, ended: bool) -> Grade:
         """Strict: the number after `####` is the reference's, and EOS; flexible: the last number is."""
-        expected = last_number(example.response)
+        reference = example.response.rsplit("####", 1)[-1].strip()
+        expected = last_number(reference)
         parts = response.split("####")
-        strict = ended and len(parts) == 2 and last_number(parts[1]) == expected
-        return Grade(strict=strict, flexible=last_number(response) == expected)
+        if expected is None:  # an answer in words
+            strict, flexible = parts[-1].strip() == reference, reference in response
+        else:
+            strict, flexible = last_number(parts[-1]) == expected, last_number(response) == expected
+        return Grade(strict=ended and len(parts) == 2 and strict, flexible=flexible)
 
     def _load(self, split: str) -> list[Example]:
         if split not in self._rows:
             held_out = self._sources["validation"] is None
             source = self._sources["train" if split == "validation" and held_out else split]
             if source is None:
-                raise UserError(f"the data has no {split} split: give data.{split}")
+                raise UserError(f"the data has no {split} split: give data.task.{split}")
             rows = self._read(source)
             if held_out and split == "train":
                 rows = [row for i, row in enumerate(rows) if i % HELD_OUT_EVERY]
@@ -81,12 +88,19 @@ class FileTask:
         if path.suffix == ".parquet":
             import datasets
 
-            rows = datasets.Dataset.from_parquet(str(path))
+            try:
+                rows = datasets.Dataset.from_parquet(str(path))
+            except (OSError, ValueError, RuntimeError) as error:
+                raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
             return [self._example(row, f"{path}, row {i}") for i, row in enumerate(rows)]
-        with path.open(encoding="utf-8") as lines:
-            return [
-                self._example(_parse(line, f"{path}, line {i}"), f"{path}, line {i}") for i, line in enumerate(lines, 1)
-            ]
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text: {error}") from None
+        numbered = [(f"{path}, line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
+        if not numbered:
+            raise UserError(f"{path} holds no examples")
+        return [self._example(_parse(line, place), place) for place, line in numbered]
 
     def _read_hub(self, split: str) -> list[Example]:
         import datasets

@@ -103,6 +103,15 @@ def test_weights_load_in_the_precision_asked_for(name: str, dtype: str | torch.d
     assert error < (1e-5 if wanted == torch.float64 else 0.03)
 
 
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_automatic_precision_is_what_the_processor_multiplies_natively(
+    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    backbone = load_backbone(FIXTURES / "llada-tiny", dtype="auto")
+    assert {p.dtype for p in backbone.parameters()} == {dtype}
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_kernel_is_the_one_asked_for(attention: str) -> None:
     assert loaded("llada-tiny", attention).model.config._attn_implementation == attention

@@ -333,6 +333,27 @@ def test_blocks_of_any_length_match_a_recursion_in_log_space(length: int) -> Non
     assert_close(marginals.double().sum(-1), torch.ones(2, length, dtype=torch.float64), atol=1e-5, rtol=0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_latent_potentials_come_in_any_precision(dtype: torch.dtype) -> None:
+    case = make_case(random_hmm(3, 4, 3).float(), potentials=True)
+    potentials = case.arguments["latent_potentials"].to(dtype)
+    found, expected = (
+        case.hmm.log_partition(Evidence.from_logits(**{**case.arguments, "latent_potentials": phi}))
+        for phi in (potentials, potentials.float())
+    )
+    assert_close(found.float(), expected, atol=1e-5, rtol=0.0)
+
+
+def test_autocast_takes_nothing_from_the_precision() -> None:
+    """Mixed precision is for the backbone: rounded to bfloat16, a sum over a block is off by tenths of nats."""
+    case = make_case(random_hmm(16, 50, 32).float(), observed=0.2)
+    expected = case.hmm.log_partition(case.evidence).detach()
+    marginals = case.hmm.posterior(case.evidence).token_marginals().detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(case.hmm.log_partition(case.evidence).detach(), expected, atol=1e-4, rtol=0.0)
+        assert_close(case.hmm.posterior(case.evidence).token_marginals().detach(), marginals, atol=1e-5, rtol=0.0)
+
+
 def test_gradients_of_long_blocks_are_finite() -> None:
     hmm = random_hmm(3, 5, 1024).float()
     case = make_case(hmm, batch_size=1)
@@ -352,15 +373,20 @@ def test_empty_batches_score_nothing() -> None:
 
 @pytest.mark.parametrize("homogeneous", [True, False])
 @pytest.mark.parametrize("top_k", [None, 2])
-def test_gradients_of_the_conditional_likelihood_match_finite_differences(top_k: int | None, homogeneous: bool) -> None:
-    case = make_case(random_hmm(3, 4, 3, homogeneous), batch_size=2, top_k=top_k, keep=True, potentials=True, seed=1)
-    hmm, tokens = case.hmm, torch.where(case.evidence.observed, case.evidence.tokens, case.random_tokens())
+@pytest.mark.parametrize("length", [1, 3, 5])  # of blocks of five
+def test_gradients_of_the_conditional_likelihood_match_finite_differences(
+    length: int, top_k: int | None, homogeneous: bool
+) -> None:
+    hmm = random_hmm(3, 4, 5, homogeneous)
+    case = make_case(hmm, batch_size=3, length=length, top_k=top_k, keep=True, absent=0.2, potentials=True, seed=1)
+    tokens = torch.where(case.evidence.observed, case.evidence.tokens, case.random_tokens())
+    loss_weights = torch.tensor([0.3, -2.0, 1.0], dtype=torch.float64)
 
     def log_partition() -> Tensor:
-        return hmm.log_partition(case.evidence).sum()
+        return hmm.log_partition(case.evidence) @ loss_weights
 
     def cll() -> Tensor:
-        return hmm.log_joint(tokens, case.evidence).sum() - log_partition()
+        return hmm.log_joint(tokens, case.evidence) @ loss_weights - log_partition()
 
     generator = torch.Generator().manual_seed(9)
     for objective in (log_partition, cll):

@@ -257,9 +257,10 @@ def test_conditioning_on_every_token_multiplies_to_the_conditional_likelihood() 
 
 def test_conditioning_leaves_the_evidence_and_other_posteriors_as_they_were() -> None:
     case = make_case(random_hmm(3, 4, 3), batch_size=2, observed=0.0)
-    before = marginals_by_enumeration(case)
+    before, tokens = marginals_by_enumeration(case), case.evidence.tokens.clone()
     case.hmm.posterior(case.evidence).condition(torch.tensor([0, 1]), torch.tensor([1, 2]), torch.tensor([3, 0]))
     assert not case.evidence.observed.any()
+    assert torch.equal(case.evidence.tokens, tokens)
     assert_close(case.hmm.posterior(case.evidence).token_marginals(), before, **CLOSE)
 
 

@@ -55,8 +55,8 @@ def test_an_unknown_preset_is_refused() -> None:
 
 
 def test_overrides_win_over_a_preset() -> None:
-    config = DecodingConfig.preset("reference", eos="last", steps=7)
-    assert (config.eos, config.steps, config.proposal, config.stop_at_eos) == ("last", 7, "factorized", False)
+    config = DecodingConfig.preset("reference", remasking="margin", steps=8)
+    assert (config.remasking, config.steps, config.proposal, config.stop_at_eos) == ("margin", 8, "factorized", False)
 
 
 @pytest.mark.parametrize(("tokens", "length", "blocks"), [(64, 32, 2), (65, 32, 3), (1, 32, 1), (32, 1, 32)])

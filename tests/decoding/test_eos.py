@@ -10,6 +10,7 @@ from torch import Tensor
 from codd_lightning.backbones.tokenizers import train_tokenizer
 from codd_lightning.circuits import HMM
 from codd_lightning.decoding import PROPOSALS, REMASKING, DecodingConfig, generate
+from codd_lightning.errors import UserError
 
 EOS, MASK, VOCABULARY = 0, 9, 6  # the mask token lies outside the vocabulary: whatever equals it is masked
 SURE = 8.0
@@ -106,15 +107,17 @@ def test_without_stopping_the_whole_response_is_written(
     assert (written.nfe, written.response_tokens) == ([4], [4])
 
 
+def test_the_rule_that_ends_a_response_at_its_eos_cannot_go_on_after_it() -> None:
+    with pytest.raises(UserError, match=r"decoding\.eos=last .* decoding\.stop_at_eos"):
+        DecodingConfig(eos="last", stop_at_eos=False)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
-@pytest.mark.parametrize("eos_rule", ["any", "last"])
 @pytest.mark.parametrize("proposal", PROPOSALS)
 def test_without_stopping_no_position_stays_masked(
-    proposal: str, eos_rule: str, steps: int, fixed_logits: Callable[..., Any], neutral_hmm: Callable[..., HMM]
+    proposal: str, steps: int, fixed_logits: Callable[..., Any], neutral_hmm: Callable[..., HMM]
 ) -> None:
-    config = DecodingConfig(
-        proposal=proposal, eos=eos_rule, steps=steps, max_new_tokens=4, block_length=4, stop_at_eos=False
-    )
+    config = DecodingConfig(proposal=proposal, steps=steps, max_new_tokens=4, block_length=4, stop_at_eos=False)
     backbone = fixed_logits(says(1, EOS, 2, EOS), MASK, [EOS])
     written = generate(backbone, [[3]], config, circuit=circuit_for(proposal, neutral_hmm))
     assert MASK not in written.sequences[0]

@@ -151,4 +151,4 @@ def test_counted_tokens_of_a_block_are_the_masked_ones_up_to_its_first_eos(
         given = noise(batch.input_ids, torch.tensor([masked]))
         blocks = scored_blocks(as_backbone(Says(torch.zeros(1, 3, VOCABULARY))), batch, given, BLOCK, None)
         expected = [here and count for here, count in zip(masked, counted, strict=True)]
-        assert blocks.until_eos(torch.tensor([EOS])).tolist() == [expected]
+        assert blocks.counted.tolist() == [expected]
