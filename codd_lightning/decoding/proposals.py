@@ -210,8 +210,8 @@ def _pick(question: Question, distribution: Tensor, active: Tensor) -> Tensor:
 def _keep_best(question: Question, untempered: Tensor, tokens: Tensor, calls: Tensor, greedy: bool) -> Answer:
     """Commits the best-ranked of tokens proposed for every masked position, by the EOS rule.
 
-    An EOS that is due costs no quota: at the first masked position, and, where tokens are not drawn
-    (a drawn one that is not committed would be drawn again), at the first one that the quota leaves.
+    An EOS that is due costs no quota: at the first masked position, and at the first one that the quota
+    leaves, unless it was drawn and will be drawn again in a later step.
     """
     scores = question.ranking.score(untempered, tokens, question.ranking_uniforms())
     eligible = question.masked
@@ -219,7 +219,8 @@ def _keep_best(question: Question, untempered: Tensor, tokens: Tensor, calls: Te
         eligible = eligible & ~question.is_eos(tokens)
     committed = best_first(scores, eligible, question.quota)
     if question.eos_last:
-        due = leftmost(question.masked & ~committed) if greedy else leftmost(question.masked)
+        settled = greedy | (committed.sum(-1) < question.quota)  # (B,): all that is left is EOS
+        due = leftmost(question.masked) | (leftmost(question.masked & ~committed) & settled[:, None])
         committed = committed | (due & question.is_eos(tokens))
     confidence = untempered.gather(-1, tokens[..., None]).squeeze(-1)
     return Answer(tokens, committed, confidence, calls)
