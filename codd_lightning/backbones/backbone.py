@@ -60,6 +60,7 @@ class Backbone(nn.Module):
         self.eos_token_ids = list(eos_token_ids)
         self.tokenizer = tokenizer
         self.shifted = shifted
+        self.original_config: dict[str, Any] | None = None  # config.json of the format it came in
         self.vocab_size = int(
             model.get_output_embeddings().weight.shape[0]
         )  # rows of the head: may pass config.vocab_size
@@ -91,9 +92,17 @@ class Backbone(nn.Module):
         hidden = self.hidden_states(canvas, attention_mask)
         if positions is not None:
             source = (positions - 1).clamp_min(0) if self.shifted else positions
+            if self.shifted and attention_mask is not None:
+                first = attention_mask.long().argmax(-1, keepdim=True)
+                source = torch.maximum(source.expand(len(canvas), -1), first)
             hidden = select_positions(hidden, source)
         elif self.shifted:
-            hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+            shifted = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+            if attention_mask is not None:  # the first token of a row has none before it: padding says nothing of it
+                first = attention_mask.long().argmax(-1)
+                rows = torch.arange(len(canvas), device=canvas.device)
+                shifted[rows, first] = hidden[rows, first]
+            hidden = shifted
         return Prediction(self.model.get_output_embeddings()(hidden), hidden, cache)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -42,7 +42,7 @@ def load_backbone(
     torch_dtype = _resolve_dtype(dtype, torch.device(device))
     folder = locate(path_or_repo)
     original = _read_json(folder / "config.json")
-    family = FAMILIES.get(original.get("model_type", ""))
+    family = FAMILIES.get(str(original.get("model_type", "")))
     if family is None:
         raise UserError(
             f"{folder}: model_type {original.get('model_type')!r} is not one of {', '.join(sorted(FAMILIES))}"
@@ -56,7 +56,12 @@ def load_backbone(
         tokenizer=tokenizer,
         shifted=family.shifted,
     )
+    backbone.original_config = original
     backbone.eval()
+    if not 0 <= backbone.mask_token_id < backbone.vocab_size:
+        raise UserError(
+            f"{folder}: mask_token_id {backbone.mask_token_id} has no embedding: there are {backbone.vocab_size}"
+        )
     require_bidirectional(backbone)
     return backbone
 
@@ -102,10 +107,14 @@ def require_bidirectional(backbone: Backbone) -> None:
 
 
 def _resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if dtype == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        native = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == "cuda"
+            else torch.cpu._is_avx512_bf16_supported()
+        )
         return torch.bfloat16 if native else torch.float32
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype} is not one of auto, {', '.join(DTYPES)}")
@@ -116,13 +125,20 @@ def _load_model(
     folder: Path, family: Family, original: dict[str, Any], dtype: torch.dtype, attention: str
 ) -> transformers.PreTrainedModel:
     model_class = getattr(transformers, family.model_class)
-    arguments = family.config(original)
+    try:
+        arguments = family.config(original)
+    except KeyError as error:
+        raise UserError(f"{folder / 'config.json'} lacks {error}") from None
     for name in ("architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version"):
         arguments.pop(name, None)
-    config = model_class.config_class(**{**arguments, "is_causal": False, "use_cache": False})
+    try:
+        config = model_class.config_class(**{**arguments, "is_causal": False, "use_cache": False})
+    except Exception as error:  # transformers checks fields by exceptions of many kinds
+        raise UserError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from None
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no safetensors weights")
     verbosity = transformers.logging.get_verbosity()
+    transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()  # what does not fit is reported below
     try:
         model, info = model_class.from_pretrained(
@@ -147,7 +163,10 @@ def _load_model(
 def _load_tokenizer(folder: Path, family: Family) -> PreTrainedTokenizerBase | None:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
         return None
-    return getattr(transformers, family.tokenizer_class).from_pretrained(folder)
+    try:
+        return getattr(transformers, family.tokenizer_class).from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UserError(f"{folder}: the tokenizer cannot be read: {error}") from None
 
 
 def _mask_token_id(folder: Path, config: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> int:

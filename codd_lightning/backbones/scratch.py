@@ -1,5 +1,6 @@
 """Backbones made from scratch: small bidirectional Llamas."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -68,5 +69,7 @@ def save_backbone(backbone: Backbone, folder: str | Path) -> None:
     """Writes a backbone and its tokenizer as a Hugging Face folder that `load_backbone` reads."""
     folder = Path(folder)
     backbone.model.save_pretrained(folder)
+    if backbone.original_config is not None:  # the weights go back to the names of their format
+        (folder / "config.json").write_text(json.dumps(backbone.original_config, indent=2))
     if backbone.tokenizer is not None:
         backbone.tokenizer.save_pretrained(folder)

@@ -23,6 +23,8 @@ def train_tokenizer(texts: Iterable[str], kind: str, vocab_size: int) -> PreTrai
         UserError: the kind is unknown.
     """
     special = [PAD, EOS, MASK, UNKNOWN]
+    if vocab_size < len(special) + (256 if kind == "bpe" else 1):
+        raise UserError(f"backbone.vocab_size={vocab_size} is too small")
     if kind == "words":
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

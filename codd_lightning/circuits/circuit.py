@@ -113,6 +113,11 @@ class Circuit(nn.Module, ABC):
             `(B,)`; minus infinity where the evidence rules the tokens out.
         """
         self._check_tokens(tokens)
+        if tokens.shape[1] != evidence.length or evidence.batch_size not in (1, len(tokens)):
+            raise CircuitError(
+                f"tokens of shape {tuple(tokens.shape)} do not fit evidence for "
+                f"{evidence.batch_size} blocks of {evidence.length}"
+            )
         everywhere = torch.ones_like(tokens, dtype=torch.bool) if where is None else where
         clamped = evidence.clamp(tokens, everywhere)
         return self._log_sum(clamped) + evidence.log_weight(tokens, where)

@@ -71,24 +71,31 @@ class Evidence:
             EvidenceError: shapes disagree, a token lies outside the vocabulary, the temperature or
                 `top_k` is not positive, or the logits of a masked position have no finite maximum.
         """
-        _check_arguments(logits, tokens, mask_token_id, temperature, top_k, keep, absent)
+        _check_arguments(logits, tokens, mask_token_id, temperature, top_k, keep, absent, latent_potentials)
         vocab_size = logits.shape[-1]
         observed = tokens != mask_token_id
         soft = ~observed if absent is None else ~observed & ~absent
         scores = logits if logits.dtype == torch.float64 else logits.float()
-        if 0 <= mask_token_id < vocab_size:
+        mask_is_token = 0 <= mask_token_id < vocab_size
+        if mask_is_token:
             is_mask = torch.arange(vocab_size, device=logits.device) == mask_token_id
             scores = scores.masked_fill(is_mask, -torch.inf)
         _check_mass(scores, soft)
         scores = (scores / temperature).masked_fill(~soft[..., None], 0.0)
         tokens = tokens.masked_fill(~observed, 0)
         common: dict[str, Any] = {"absent": absent, "latent_potentials": latent_potentials}
+        if top_k is not None and mask_is_token:
+            top_k += 1  # the mask token is always kept, with its weight of 0, so that no tail reaches it
         if top_k is None or top_k >= vocab_size:
             return cls(tokens, observed, scores.softmax(-1), vocab_size, **common)
 
         ranking = scores.detach()
+        if mask_is_token:
+            ranking = ranking.masked_fill(is_mask, torch.inf)
         if keep is not None:
-            ranking = ranking.scatter(-1, keep[..., None].clamp_min(0), torch.inf)
+            known = (keep != mask_token_id)[..., None]
+            index = keep[..., None].where(known, 0)
+            ranking = ranking.scatter(-1, index, torch.where(known, torch.inf, ranking.gather(-1, index)))
         token_ids = ranking.topk(top_k, dim=-1).indices.sort(dim=-1).values  # in order: memory is read in order
         weights = (scores.gather(-1, token_ids) - scores.logsumexp(-1, keepdim=True)).exp()
         tail = (1.0 - weights.sum(-1)).clamp_min(0.0) / (vocab_size - top_k)
@@ -173,6 +180,7 @@ def _check_arguments(
     top_k: int | None,
     keep: Tensor | None,
     absent: Tensor | None,
+    latent_potentials: Tensor | None,
 ) -> None:
     if logits.dim() != 3 or not logits.is_floating_point():
         raise EvidenceError(f"logits must be floating (B, L, V), not {logits.dtype} of shape {tuple(logits.shape)}")
@@ -180,8 +188,13 @@ def _check_arguments(
     for name, value in (("tokens", tokens), ("keep", keep), ("absent", absent)):
         if value is not None and tuple(value.shape) != shape:
             raise EvidenceError(f"{name} must have shape {shape} to fit the logits, not {tuple(value.shape)}")
-    if tokens.dtype != torch.long:
-        raise EvidenceError(f"tokens must be long, not {tokens.dtype}")
+    for name, value in (("tokens", tokens), ("keep", keep)):
+        if value is not None and value.dtype != torch.long:
+            raise EvidenceError(f"{name} must be long, not {value.dtype}")
+    if absent is not None and absent.dtype != torch.bool:
+        raise EvidenceError(f"absent must be bool, not {absent.dtype}")
+    if latent_potentials is not None and tuple(latent_potentials.shape[:-1]) != shape:
+        raise EvidenceError(f"latent_potentials must have shape {(*shape, 'N')}, not {tuple(latent_potentials.shape)}")
     if not temperature > 0:
         raise EvidenceError(f"temperature must be above 0, not {temperature}")
     if top_k is not None and top_k < 1:

@@ -30,8 +30,17 @@ def save_circuit(circuit: Circuit, folder: str | Path) -> None:
     try:
         save_file(weights, beside[0], metadata={"format": "pt"})
         beside[1].write_text(json.dumps(config, indent=2) + "\n")
+        old = folder / f".{WEIGHTS_FILE}.{os.getpid()}.old"
+        if (folder / WEIGHTS_FILE).is_file():
+            os.link(folder / WEIGHTS_FILE, old)
+        beside.append(old)
         os.replace(beside[0], folder / WEIGHTS_FILE)
-        os.replace(beside[1], folder / CONFIG_FILE)
+        try:
+            os.replace(beside[1], folder / CONFIG_FILE)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder / WEIGHTS_FILE)
+            raise
     finally:
         for path in beside:
             path.unlink(missing_ok=True)
@@ -46,11 +55,11 @@ def load_circuit(path_or_repo: str | Path) -> Circuit:
     folder = _find(path_or_repo)
     config = _read_config(folder / CONFIG_FILE)
     structure = config.pop("circuit", None)
-    if structure not in CIRCUITS:
+    if not isinstance(structure, str) or structure not in CIRCUITS:
         raise CircuitError(f"{folder / CONFIG_FILE}: circuit {structure!r} is not one of {', '.join(sorted(CIRCUITS))}")
     try:
         circuit = CIRCUITS[structure](**config)
-    except TypeError as error:
+    except (TypeError, CircuitError, RuntimeError) as error:
         raise CircuitError(f"{folder / CONFIG_FILE} does not describe a circuit {structure!r}: {error}") from None
     weights_path = folder / WEIGHTS_FILE
     if not weights_path.is_file():
@@ -64,6 +73,8 @@ def load_circuit(path_or_repo: str | Path) -> Circuit:
     if expected != found:
         raise CircuitError(f"{weights_path} does not fit its {CONFIG_FILE}: expected {expected}, found {found}")
     dtypes = {value.dtype for value in weights.values()}
+    if not all(dtype.is_floating_point for dtype in dtypes):
+        raise CircuitError(f"{weights_path} holds {sorted(map(str, dtypes))}, not floating numbers")
     if len(dtypes) == 1:
         circuit = circuit.to(dtypes.pop())
     circuit.load_state_dict(weights)

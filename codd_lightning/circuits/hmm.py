@@ -144,6 +144,10 @@ class HMM(Circuit):
 
     def chain(self, evidence: Evidence) -> Chain:
         """The chain that evidence makes of this circuit: its emission scores, one scale a position."""
+        with torch.autocast(evidence.tokens.device.type, enabled=False):  # sums over V need float32
+            return self._chain(evidence)
+
+    def _chain(self, evidence: Evidence) -> Chain:
         self._check_evidence(evidence)
         p = self._probabilities()
         soft = evidence.soft
@@ -156,7 +160,12 @@ class HMM(Circuit):
             scores = scores.masked_fill(evidence.absent[..., None], 1.0)
             log_scales = log_scales.masked_fill(evidence.absent, 0.0)
         if evidence.latent_potentials is not None:
-            scores, scales = modulate(scores, evidence.latent_potentials)
+            if evidence.latent_potentials.shape[-1] != self.num_states:
+                raise CircuitError(
+                    f"latent_potentials over {evidence.latent_potentials.shape[-1]} states do not fit a circuit "
+                    f"of {self.num_states}"
+                )
+            scores, scales = modulate(scores, evidence.latent_potentials.to(scores.dtype))
             log_scales = log_scales + scales
         return Chain(p.initial, p.transition, scores, log_scales)
 
@@ -198,10 +207,13 @@ class HMM(Circuit):
         """Normalised parameters; without gradients they are computed once per change of the parameters."""
         logits = (self.initial_logits, self.transition_logits, self.emission_logits)
         if torch.is_grad_enabled() and any(p.requires_grad for p in logits):
+            self._cache = None  # parameters may change in ways that no version counts (DeepSpeed)
+            return self._normalized()
+        if any(p.is_inference() for p in logits):
             return self._normalized()
         key = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in logits)
         if self._cache is None or self._cache[0] != key:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 self._cache = (key, self._normalized())
         return self._cache[1]
 

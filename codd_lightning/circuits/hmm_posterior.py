@@ -26,15 +26,21 @@ class HMMPosterior(Posterior):
         self._emission = emission  # (1 or L, V, N)
         self._scores = chain.scores.detach().clone()  # (B, L, N)
         self._tokens = evidence.tokens.clone()
-        self._observed = evidence.observed.clone()
+        self._observed = evidence.observed.clone() if evidence.absent is None else evidence.observed & ~evidence.absent
+        potentials = evidence.latent_potentials
+        self._potentials = None if potentials is None else potentials.detach().softmax(-1)
         self._left = torch.empty_like(self._scores)
         self._right = torch.empty_like(self._scores)
         self._left[:, 0] = chain.initial.detach()
         self._right[:, -1] = 1.0
         self._left_known, self._right_known = 1, chain.length - 1  # left[:known] and right[known:] hold
 
+    @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
     def sample_latents(self, generator: torch.Generator | None = None, uniforms: Tensor | None = None) -> Tensor:
         batch_size, length, _ = self._scores.shape
+        if uniforms is not None and tuple(uniforms.shape) != (batch_size, length):
+            raise CircuitError(f"uniforms must have shape {(batch_size, length)}, not {tuple(uniforms.shape)}")
         if uniforms is None:
             uniforms = torch.rand(batch_size, length, generator=generator, dtype=self._scores.dtype).to(
                 self._scores.device
@@ -49,17 +55,23 @@ class HMMPosterior(Posterior):
                 successor = self._chain.step(position - 1)[:, latents[:, position]].T
         return latents
 
+    @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
     def token_distribution(self, latents: Tensor) -> Tensor:
-        emission = self._emission.expand(latents.shape[1], -1, -1)
+        emission = self._emission[: latents.shape[1]].expand(latents.shape[1], -1, -1)
         places = torch.arange(latents.shape[1], device=latents.device)
         return self._weigh(emission[places, :, latents], None)
 
+    @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
     def token_marginals(self, positions: Tensor | None = None) -> Tensor:
         length = self._chain.length
         if positions is None:
             self._fill_left(length)
             self._fill_right(0)
             states = self._left * self._right
+            if self._potentials is not None:
+                states = states * self._potentials
             if len(self._emission) == 1:
                 return self._weigh(states @ self._emission[0].T, None)
             return self._weigh(torch.einsum("bln,lvn->blv", states, self._emission[:length]), None)
@@ -68,16 +80,23 @@ class HMMPosterior(Posterior):
         self._fill_right(int(positions.min()))
         rows = torch.arange(len(positions), device=positions.device)
         states = self._left[rows, positions] * self._right[rows, positions]
+        if self._potentials is not None:
+            states = states * self._potentials[rows, positions]
         if len(self._emission) == 1:
             return self._weigh(states @ self._emission[0].T, positions)
         return self._weigh(torch.einsum("bn,bvn->bv", states, self._emission[positions]), positions)
 
+    @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
     def condition(self, row: Tensor | int, position: Tensor | int, token: Tensor | int) -> None:
         device = self._tokens.device
         row, position, token = (torch.as_tensor(x, device=device).reshape(-1) for x in (row, position, token))
         if not len(row):
             return
         self._check_position(position)
+        for name, value, size in (("rows", row, len(self._scores)), ("tokens", token, self._emission.shape[1])):
+            if int(value.min()) < 0 or int(value.max()) >= size:
+                raise CircuitError(f"{name} must lie in [0, {size}), not in [{int(value.min())}, {int(value.max())}]")
         places = position if len(self._emission) > 1 else torch.zeros_like(position)
         scores = self._emission[places, token]  # (M, N)
         if self._evidence.latent_potentials is not None:

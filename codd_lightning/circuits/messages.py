@@ -36,7 +36,7 @@ class Chain:
 def rescale(message: Tensor) -> tuple[Tensor, Tensor]:
     """Log of the sum of a `(B, N)` message, and the message divided by that sum (zeros stay zeros)."""
     total = message.sum(-1, keepdim=True)
-    return total.squeeze(-1).log(), message / total.clamp_min(torch.finfo(message.dtype).tiny)
+    return _safe_log(total).squeeze(-1), message / _safe(total)
 
 
 def normalize(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def normalize(scores: Tensor) -> tuple[Tensor, Tensor]:
     The divisor counts as a constant: its gradient would cancel against that of the log scale.
     """
     largest = scores.detach().amax(-1)
-    return scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)[..., None], largest.log()
+    return scores / _safe(largest)[..., None], _safe_log(largest)
 
 
 def normalize_log(log_scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,22 +83,22 @@ class _LogNormalizer(torch.autograd.Function):
         scales = by_position.new_empty(by_position.shape[:2])  # (L, B): c_i
         incoming[0] = initial
         message = torch.empty_like(by_position[0])  # a_i
-        tiny = torch.finfo(scores.dtype).tiny
         for position in range(len(by_position)):
             if position:
                 torch.mm(message, _step(transition, position - 1), out=incoming[position])
             torch.mul(incoming[position], by_position[position], out=message)
             torch.sum(message, -1, out=scales[position])
-            message /= scales[position].clamp_min(tiny)[:, None]
+            message /= _safe(scales[position])[:, None]
         ctx.save_for_backward(transition, by_position, incoming, scales)
-        return scales.log().sum(0)
+        return _safe_log(scales).sum(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         transition, scores, incoming, scales = ctx.saved_tensors
-        grad = grad.masked_fill((scales == 0).any(0), 0.0)  # an impossible row has no direction to improve in
-        inverse = scales.clamp_min(torch.finfo(scales.dtype).tiny).reciprocal()[..., None]  # (L, B, 1)
+        dead = (scales == 0).any(0)  # an impossible row has no direction to improve in
+        grad = grad.masked_fill(dead, 0.0)
+        inverse = _safe(scales).reciprocal().masked_fill(dead, 0.0)[..., None]  # (L, B, 1)
         outgoing = torch.empty_like(scores)  # s_i ∘ b_i / c_i
         grad_scores = torch.empty_like(scores)
         backward = torch.ones_like(scores[0])
@@ -122,3 +122,13 @@ class _LogNormalizer(torch.autograd.Function):
 
 def _step(transition: Tensor, position: int) -> Tensor:
     return transition[0 if len(transition) == 1 else position]
+
+
+def _safe(scale: Tensor) -> Tensor:
+    """A scale to divide by: never 0 nor subnormal."""
+    return scale.clamp_min(torch.finfo(scale.dtype).tiny)
+
+
+def _safe_log(scale: Tensor) -> Tensor:
+    """Log of what `_safe` divides by, so that the two cancel; minus infinity at 0."""
+    return torch.where(scale > 0, _safe(scale).log(), -torch.inf)
