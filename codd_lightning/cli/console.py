@@ -47,4 +47,5 @@ def quiet_libraries() -> None:
     warnings.filterwarnings(
         "ignore", message=".*module.s. in eval mode at the start of training.*"
     )  # the backbone: meant
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")  # a run goes on
     warnings.filterwarnings("ignore", message=".*srun.*")

@@ -18,7 +18,7 @@ DEFAULT_STEPS_PER_BLOCK = 4
 
 def generate_command(args: argparse.Namespace) -> int:
     """Decodes every prompt by the factorized proposal, and by a coupled one where there is a circuit."""
-    blocks = -(-args.max_new_tokens // max(args.block_length, 1))
+    blocks = max(-(-args.max_new_tokens // max(args.block_length, 1)), 1)
     config = DecodingConfig(
         proposal="factorized",
         remasking=args.remasking,

@@ -15,6 +15,7 @@ from codd_lightning.cli.train import run
 def run_grid(experiment: str, overrides: Sequence[str]) -> int:
     """Runs one cell after another, each in a folder of its own under one for the grid."""
     with experiment_overrides(experiment) as chosen:
+        fixed = [override.split("=")[0] for override in overrides if not _varies(override)]
         sweep = f"outputs/{Path(experiment).stem}/${{now:%Y-%m-%d_%H-%M-%S}}"
         sys.argv = [
             sys.argv[0],
@@ -22,11 +23,17 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
             *chosen,
             f"hydra.sweep.dir={sweep}",
             "hydra.sweep.subdir=${hydra.job.override_dirname}",
-            "hydra.job.config.override_dirname.exclude_keys=[experiment,experiment_name]",
+            f"hydra.job.config.override_dirname.exclude_keys=[{','.join(['experiment', 'experiment_name', *fixed])}]",
             *overrides,
         ]
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_cell)()
     return 0
+
+
+def _varies(override: str) -> bool:
+    """Whether an override is a sweep, `key=a,b`; such keys name the folders of a grid."""
+    value = override.split("=", 1)[-1]
+    return "," in value and not value.startswith(("[", "{"))
 
 
 def _cell(config: DictConfig) -> None:

@@ -94,13 +94,14 @@ class FileTask:
                 raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
             return [self._example(row, f"{path}, row {i}") for i, row in enumerate(rows)]
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").rstrip().split("\n")  # other line separators occur in texts
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text: {error}") from None
-        numbered = [(f"{path}, line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
-        if not numbered:
+        if lines == [""]:
             raise UserError(f"{path} holds no examples")
-        return [self._example(_parse(line, place), place) for place, line in numbered]
+        return [
+            self._example(_parse(line, f"{path}, line {i}"), f"{path}, line {i}") for i, line in enumerate(lines, 1)
+        ]
 
     def _read_hub(self, split: str) -> list[Example]:
         import datasets

@@ -11,6 +11,7 @@ import random
 import re
 from dataclasses import dataclass
 
+from codd_lightning.errors import UserError
 from codd_lightning.tasks.base import Example, Grade, Task, last_number
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ivy", "Jon", "Kim", "Leo")
@@ -127,13 +128,14 @@ class WordedSums(Task):
         min_steps, max_steps: how many events a story has.
 
     Raises:
-        ValueError: the numbers of steps are not 1 <= min_steps <= max_steps <= 4.
+        UserError: the numbers of steps are not 1 <= min_steps <= max_steps <= 4.
     """
 
     def __init__(self, min_steps: int = 2, max_steps: int = 3) -> None:
         if not 1 <= min_steps <= max_steps <= 4:
-            raise ValueError(
-                f"steps per story must satisfy 1 <= min_steps <= max_steps <= 4, not {min_steps} and {max_steps}"
+            raise UserError(
+                f"data.task.min_steps={min_steps} and data.task.max_steps={max_steps} must satisfy "
+                "1 <= min_steps <= max_steps <= 4"
             )
         self.min_steps = min_steps
         self.max_steps = max_steps
