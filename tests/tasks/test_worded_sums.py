@@ -211,7 +211,7 @@ def test_every_number_of_steps_is_drawn() -> None:
 
 @pytest.mark.parametrize(("least", "most"), [(0, 2), (3, 2), (1, 5), (-1, 4)])
 def test_impossible_numbers_of_steps_are_refused(least: int, most: int) -> None:
-    with pytest.raises(ValueError, match=f"{least} and {most}"):
+    with pytest.raises(ValueError, match=rf"min_steps={least} and .*max_steps={most}"):
         WordedSums(least, most)
 
 
