@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from codd_lightning.errors import UserError
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -86,9 +88,11 @@ class Backbone(nn.Module):
         Args:
             canvas: `(B, T)` long token ids.
             positions: `(P,)` long columns of all rows, or `(B, P)`; all if None.
-            cache: what an earlier call returned for the same rows.
+            cache: what an earlier call returned for the same rows; a backbone that attends in both
+                directions keeps nothing, so it takes and returns None.
             attention_mask: `(B, T)`, 0 where padded.
         """
+        _refuse(cache)
         hidden = self.hidden_states(canvas, attention_mask)
         if positions is not None:
             source = (positions - 1).clamp_min(0) if self.shifted else positions
@@ -103,7 +107,7 @@ class Backbone(nn.Module):
                 rows = torch.arange(len(canvas), device=canvas.device)
                 shifted[rows, first] = hidden[rows, first]
             hidden = shifted
-        return Prediction(self.model.get_output_embeddings()(hidden), hidden, cache)
+        return Prediction(self.model.get_output_embeddings()(hidden), hidden)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Last hidden states `(B, T, D)`, unaligned; positions count the tokens that are not padding."""
@@ -139,8 +143,14 @@ class ForwardOnlyBackbone(nn.Module):
         attention_mask: Tensor | None = None,
     ) -> Prediction:
         """As `Backbone.predict`, without hidden states."""
+        _refuse(cache)
         logits = self.module(canvas, attention_mask)
-        return Prediction(logits if positions is None else select_positions(logits, positions), None, cache)
+        return Prediction(logits if positions is None else select_positions(logits, positions))
+
+
+def _refuse(cache: Any) -> None:
+    if cache is not None:
+        raise UserError("this backbone attends in both directions and keeps no cache: give none")
 
 
 AnyBackbone = Backbone | ForwardOnlyBackbone
