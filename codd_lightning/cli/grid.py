@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from codd_lightning.cli.compose import CONFIG_MODULE, CONFIG_NAME, check, experiment_overrides
-from codd_lightning.cli.train import run
+from codd_lightning.cli.run import run
 
 
 def run_grid(experiment: str, overrides: Sequence[str]) -> int:
