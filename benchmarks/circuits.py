@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from codd_lightning.circuits.messages import Chain, log_normalizer
+from codd_lightning.circuits.chain import Chain, log_normalizer
 
 SIZES = ((16, 256, 32), (4, 1024, 32))
 REPEATS = 25
@@ -38,7 +38,7 @@ def measure(batch_size: int, num_states: int, length: int) -> dict[str, float]:
     initial = torch.rand(num_states, generator=generator).softmax(-1).requires_grad_()
     transition = torch.rand(1, num_states, num_states, generator=generator).softmax(-1).requires_grad_()
     scores = torch.rand(batch_size, length, num_states, generator=generator).requires_grad_()
-    chain = Chain(initial, transition, scores, torch.zeros(batch_size, length))
+    chain = Chain(initial, transition, scores)
     message = torch.rand(batch_size, num_states, generator=generator)
 
     def bare() -> None:

@@ -1,22 +1,34 @@
 """Tractable joint distributions over a block of tokens, and the evidence they are conditioned on."""
 
 from codd_lightning.circuits.categorical import draw
-from codd_lightning.circuits.circuit import CIRCUITS, Circuit, Posterior, register_circuit
+from codd_lightning.circuits.circuit import CIRCUITS, Circuit, Mode, Posterior, register_circuit
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
+from codd_lightning.circuits.factorized import Factorized
 from codd_lightning.circuits.files import load_circuit, save_circuit
 from codd_lightning.circuits.hmm import HMM
+from codd_lightning.circuits.mixture import Mixture
+from codd_lightning.circuits.search import Completions, beam_search, best_completion, sample_completions
+from codd_lightning.circuits.tree import Tree
 
 __all__ = [
     "CIRCUITS",
     "HMM",
     "Circuit",
     "CircuitError",
+    "Completions",
     "Evidence",
     "EvidenceError",
+    "Factorized",
+    "Mixture",
+    "Mode",
     "Posterior",
+    "Tree",
+    "beam_search",
+    "best_completion",
     "draw",
     "load_circuit",
     "register_circuit",
+    "sample_completions",
     "save_circuit",
 ]

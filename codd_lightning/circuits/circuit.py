@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,36 @@ def register_circuit(name: str) -> Callable[[C], C]:
     return register
 
 
+@dataclass(frozen=True)
+class Mode:
+    """The most probable latents and tokens together.
+
+    Attributes:
+        latents: `(B, L)` long.
+        tokens: `(B, L)` long; 0 where absent.
+        log_prob: `(B,)` nats, `log p̂(z, x)` of the pair.
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    log_prob: Tensor
+
+
 class Posterior(ABC):
-    """A circuit conditioned on evidence: `p̂(x) ∝ p_ω(x) Π_i w_i(x_i)` over `B` blocks."""
+    """A circuit conditioned on evidence: `p̂(x) ∝ p_ω(x) Π_i w_i(x_i)` over `B` blocks.
+
+    Attributes:
+        circuit: `p_ω`.
+        num_draws: how many uniform numbers one sample of latents takes per block.
+    """
+
+    circuit: "Circuit"
+    num_draws: int
+
+    @property
+    @abstractmethod
+    def evidence(self) -> Evidence:
+        """What the circuit is conditioned on by now."""
 
     @abstractmethod
     def sample_latents(self, generator: torch.Generator | None = None, uniforms: Tensor | None = None) -> Tensor:
@@ -35,7 +64,7 @@ class Posterior(ABC):
 
         Args:
             generator: source of the draws; the default generator if None.
-            uniforms: `(B, L)` numbers in [0, 1) to draw with instead, so that a row's draw can be its own.
+            uniforms: `(B, num_draws)` numbers in [0, 1) to draw with instead, so that a row's draw can be its own.
 
         Returns:
             `(B, L)` long.
@@ -64,6 +93,26 @@ class Posterior(ABC):
         Later queries answer for the conditioned distribution, and reuse what they can of the earlier.
         """
 
+    @abstractmethod
+    def mode(self) -> Mode:
+        """The most probable pair of latents and tokens, by max-product.
+
+        Its tokens need not be the most probable tokens: those are NP-hard to find in an HMM
+        (Lyngsø & Pedersen, 2002).
+        """
+
+    @abstractmethod
+    def entropy(self) -> Tensor:
+        """`(B,)` nats: entropy of latents and tokens together, absent positions' tokens not counted."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> "Posterior":
+        """The posterior of some rows, by `(M,)` index; a row may be taken several times, and each goes its own way."""
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """`log p̂(x)` of `(B, L)` completions: `(B,)` nats, at most 0; minus infinity if ruled out."""
+        return self.circuit.log_joint(tokens, self.evidence) - self.circuit.log_partition(self.evidence)
+
 
 class Circuit(nn.Module, ABC):
     """A probabilistic circuit `p_ω` over blocks of up to `block_length` tokens.
@@ -73,11 +122,14 @@ class Circuit(nn.Module, ABC):
 
     Attributes:
         structure: the name that the structure is registered under.
+        tables: names of the parameters that hold log-distributions (up to a constant), and the dimension
+            that each sums to 1 over.
         vocab_size: V.
         block_length: L_b, the most positions that a block may have.
     """
 
     structure: str
+    tables: ClassVar[dict[str, int]]
     vocab_size: int
     block_length: int
 
@@ -100,6 +152,20 @@ class Circuit(nn.Module, ABC):
     @abstractmethod
     def posterior(self, evidence: Evidence) -> Posterior:
         """The distribution over completions that evidence leaves."""
+
+    @abstractmethod
+    def expected_counts(self, evidence: Evidence, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """How often each entry of each table is used under `p̂(z, x)`: the flows of EM.
+
+        The derivative of `log Z` in the log of the entry (Darwiche, 2003).
+
+        Args:
+            evidence: for `B` blocks.
+            weights: `(B,)`, of each block; 1 if None.
+
+        Returns:
+            By the names of `tables`, in the parameters' shapes, summed over the batch.
+        """
 
     def log_joint(self, tokens: Tensor, evidence: Evidence, where: Tensor | None = None) -> Tensor:
         """`log p_ω(x) Π_i w_i(x_i)`, with what else the evidence carries; its sum over x is Z.

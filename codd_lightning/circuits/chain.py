@@ -1,0 +1,190 @@
+"""Message passing along a chain, in scaled linear space."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from codd_lightning.circuits.categorical import draw
+from codd_lightning.circuits.latent import Messages
+from codd_lightning.circuits.scaling import entropy_of, masked_log, rescale, safe, safe_log, transition_entropy
+
+MAX_PRODUCT_CHUNK = 2**22  # elements of (rows, N, N) that one step of max-product holds
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain of latent states with a score for each state at each position.
+
+    Attributes:
+        initial: `(N,)`.
+        transition: `(1, N, N)` shared by all steps, or `(steps, N, N)`.
+        scores: `(B, L, N)`, at most 1.
+    """
+
+    initial: Tensor
+    transition: Tensor
+    scores: Tensor
+
+    @property
+    def length(self) -> int:
+        return self.scores.shape[1]
+
+    def step(self, position: int) -> Tensor:
+        """`(N, N)`: transition from `position` to the next."""
+        return _step(self.transition, position)
+
+
+def log_normalizer(chain: Chain) -> Tensor:
+    """`(B,)` nats: log of the sum over all paths of initial × transitions × scores."""
+    result: Tensor = _LogNormalizer.apply(chain.initial, chain.transition, chain.scores)
+    return result
+
+
+class _LogNormalizer(torch.autograd.Function):
+    """The forward recursion, differentiated by the backward one.
+
+    With messages `a_i = (a_{i-1} A) ∘ s_i / c_i` and `b_{i-1} = A (s_i ∘ b_i) / c_i`, the gradient of
+    `Σ log c_i` is the expected use of each parameter: `∂/∂s_i = (a_{i-1} A) ∘ b_i / c_i` and
+    `∂/∂A = Σ_i a_{i-1} (s_i ∘ b_i / c_i)ᵀ`. One message per position is kept, never `(B, L, N, N)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, initial: Tensor, transition: Tensor, scores: Tensor) -> Tensor:
+        by_position = scores.transpose(0, 1).contiguous()  # (L, B, N)
+        incoming = torch.empty_like(by_position)  # a_{i-1} A; the initial distribution first
+        scales = by_position.new_empty(by_position.shape[:2])  # (L, B): c_i
+        incoming[0] = initial
+        message = torch.empty_like(by_position[0])  # a_i
+        for position in range(len(by_position)):
+            if position:
+                torch.mm(message, _step(transition, position - 1), out=incoming[position])
+            torch.mul(incoming[position], by_position[position], out=message)
+            torch.sum(message, -1, out=scales[position])
+            message /= safe(scales[position])[:, None]
+        ctx.save_for_backward(transition, by_position, incoming, scales)
+        return safe_log(scales).sum(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        transition, scores, incoming, scales = ctx.saved_tensors
+        dead = (scales == 0).any(0)  # an impossible row has no direction to improve in
+        grad = grad.masked_fill(dead, 0.0)
+        inverse = safe(scales).reciprocal().masked_fill(dead, 0.0)[..., None]  # (L, B, 1)
+        outgoing = torch.empty_like(scores)  # s_i ∘ b_i / c_i
+        grad_scores = torch.empty_like(scores)
+        backward = torch.ones_like(scores[0])
+        for position in reversed(range(len(scores))):
+            torch.mul(backward, inverse[position], out=backward)
+            torch.mul(incoming[position], backward, out=grad_scores[position])
+            torch.mul(scores[position], backward, out=outgoing[position])
+            if position:
+                torch.mm(outgoing[position], _step(transition, position - 1).T, out=backward)
+        grad_scores *= grad[:, None]
+        outgoing *= grad[:, None]
+        messages = incoming * scores * inverse  # a_i
+        if len(transition) == 1:
+            pairs = messages[:-1].flatten(0, 1).T @ outgoing[1:].flatten(0, 1)
+            grad_transition = pairs[None]
+        else:
+            grad_transition = torch.zeros_like(transition)
+            grad_transition[: len(scores) - 1] = messages[:-1].transpose(1, 2) @ outgoing[1:]
+        return outgoing[0].sum(0), grad_transition, grad_scores.transpose(0, 1)
+
+
+def _step(transition: Tensor, position: int) -> Tensor:
+    return transition[0 if len(transition) == 1 else position]
+
+
+class ChainMessages(Messages):
+    """Messages along a chain, computed lazily and kept while scores change.
+
+    The message that *reaches* a position from the left (what the earlier positions say of its state)
+    and from the right do not depend on the position's own score, so that a change at position i
+    leaves all left messages up to i and all right messages from i on as they were. Messages are
+    filled in when a query asks for them: committing tokens from left to right costs one step each.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._scores = chain.scores
+        self._left = torch.empty_like(self._scores)
+        self._right = torch.empty_like(self._scores)
+        self._left[:, 0] = chain.initial
+        self._right[:, -1] = 1.0
+        self._left_known, self._right_known = 1, chain.length - 1  # left[:known] and right[known:] hold
+        self.num_draws = chain.length
+
+    def outside(self, positions: Tensor | None = None) -> Tensor:
+        self._fill_left(self._chain.length if positions is None else int(positions.max()) + 1)
+        self._fill_right(0 if positions is None else int(positions.min()))
+        if positions is None:
+            return self._left * self._right
+        rows = torch.arange(len(positions), device=positions.device)
+        return self._left[rows, positions] * self._right[rows, positions]
+
+    def change(self, rows: Tensor, positions: Tensor, scores: Tensor) -> None:
+        self._scores[rows, positions] = scores
+        self._left_known = min(self._left_known, int(positions.min()) + 1)
+        self._right_known = max(self._right_known, int(positions.max()))
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        self._fill_left(self._chain.length)
+        latents = torch.empty_like(uniforms, dtype=torch.long)
+        successor = torch.ones_like(self._scores[:, 0])  # P(z_{i+1} drawn | z_i)
+        for position in reversed(range(self._chain.length)):
+            weights = self._left[:, position] * self._scores[:, position] * successor
+            latents[:, position] = draw(weights, uniforms[:, position])
+            if position:
+                successor = self._chain.step(position - 1)[:, latents[:, position]].T
+        return latents
+
+    def mode(self, log_scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Viterbi's algorithm."""
+        best = masked_log(self._chain.initial) + log_scores[:, 0]  # (B, N)
+        came_from = torch.empty_like(log_scores, dtype=torch.long)
+        for position in range(1, self._chain.length):
+            reached, came_from[:, position] = _max_product(best, masked_log(self._chain.step(position - 1)))
+            best = reached + log_scores[:, position]
+        log_mass, state = best.max(-1)
+        latents = torch.empty_like(came_from[..., 0])
+        for position in reversed(range(self._chain.length)):
+            latents[:, position] = state
+            state = came_from[:, position].gather(-1, state[:, None]).squeeze(-1) if position else state
+        return latents, log_mass
+
+    def entropy(self) -> Tensor:
+        states = rescale(self.outside() * self._scores)[1]
+        total = entropy_of(states[:, 0])
+        for position in range(1, self._chain.length):
+            message = self._scores[:, position] * self._right[:, position]
+            forward = transition_entropy(self._chain.step(position - 1), rescale(message)[1])
+            total = total + (states[:, position - 1] * forward).sum(-1)
+        return total
+
+    def rows(self, index: Tensor) -> "ChainMessages":
+        chosen = copy.copy(self)
+        chosen._left, chosen._right = self._left[index], self._right[index]
+        chosen._scores = self._scores[index]
+        return chosen
+
+    def _fill_left(self, until: int) -> None:
+        for i in range(self._left_known, until):
+            _, self._left[:, i] = rescale((self._left[:, i - 1] * self._scores[:, i - 1]) @ self._chain.step(i - 1))
+        self._left_known = max(self._left_known, until)
+
+    def _fill_right(self, since: int) -> None:
+        for i in reversed(range(since, self._right_known)):
+            _, self._right[:, i] = rescale((self._right[:, i + 1] * self._scores[:, i + 1]) @ self._chain.step(i).T)
+        self._right_known = min(self._right_known, since)
+
+
+def _max_product(best: Tensor, log_transition: Tensor) -> tuple[Tensor, Tensor]:
+    """`max_z best[z] + log A[z, z']` and the z that reaches it, `(B, N)` each."""
+    parts = best.split(max(MAX_PRODUCT_CHUNK // log_transition.numel(), 1))
+    found = [(part[:, :, None] + log_transition).max(1) for part in parts]
+    return torch.cat([values for values, _ in found]), torch.cat([states for _, states in found])

@@ -1,0 +1,146 @@
+"""A latent circuit's parameters as distributions, and sums over its vocabulary."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from codd_lightning.circuits.evidence import Evidence
+from codd_lightning.circuits.scaling import safe
+
+CHUNK = 2**24  # elements that one pass of a maximum over the vocabulary may hold
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Parameters in the form that queries use; `P` is the block length, or 1 where all positions share.
+
+    Attributes:
+        latent: distributions over latent states by name, as the structure defines them.
+        emission: `(P, V, N)`, columns sum to 1 over V.
+        emission_logits: `(P, V, N)`, up to `log_normalizer` the log of `emission`.
+        log_normalizer: `(P, N)`.
+        mass: `(P, N)`, sums of the emission columns, where derivatives in single entries are asked for;
+            None where they are 1 for good.
+    """
+
+    latent: dict[str, Tensor]
+    emission: Tensor
+    emission_logits: Tensor
+    log_normalizer: Tensor
+    mass: Tensor | None = None
+    _ranked: dict[int, Tensor] = field(default_factory=dict)
+
+    def log_emission_of(self, tokens: Tensor) -> Tensor:
+        """`log E(n, x_i)`, `(B, L, N)`, by one gather."""
+        rows = tokens
+        if self._per_position:
+            rows = tokens + self.emission.shape[1] * torch.arange(tokens.shape[1], device=tokens.device)
+        logits = F.embedding(rows, self.emission_logits.flatten(0, 1))
+        return logits - self.log_normalizer[: tokens.shape[1]]
+
+    def expected(self, evidence: Evidence, values: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+        """`Σ_v E(n, v) w_i(v)`, `(M, N)`, at the M soft positions of evidence.
+
+        Args:
+            evidence: dense or truncated.
+            values: `(P, V, N)` to sum instead of the emissions.
+            weights: like the evidence's, with its tail last where truncated, to sum with instead: `(M, V)`
+                or `(M, K + 1)`.
+        """
+        where = evidence.soft.nonzero(as_tuple=True)
+        table = self.emission if values is None else values
+        plain = values is None and weights is None
+        if weights is None:
+            weights = soft_weights(evidence, where).to(table.dtype)
+        if evidence.token_ids is None:
+            return self._dense_product(weights, where[1], table)
+        # Σ_kept T w + tail (Σ T − Σ_kept T), in one pass over the kept rows
+        weights, tail = weights[:, :-1], weights[:, -1:]
+        ids = evidence.token_ids[where]
+        if self._per_position:
+            ids = ids + table.shape[1] * where[1][:, None]
+        kept = F.embedding_bag(ids, table.flatten(0, 1), mode="sum", per_sample_weights=(weights - tail).contiguous())
+        if values is not None:
+            return kept + tail * self._at(values.sum(1), where[1])
+        if self.mass is not None:
+            tail = tail * self._at(self.mass, where[1])
+        return (kept + tail).clamp_min(0.0) if plain else kept + tail
+
+    def largest(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        """`max_v E(n, v) w_i(v)` and the token that reaches it, `(M, N)` each, at the soft positions."""
+        where = evidence.soft.nonzero(as_tuple=True)
+        weights = soft_weights(evidence, where).to(self.emission.dtype)
+        if evidence.token_ids is None:
+            ids, tail = None, None
+            entries = self.emission[0].numel()
+        else:
+            ids, weights, tail = evidence.token_ids[where], weights[:, :-1], weights[:, -1:]
+            entries = (2 * ids.shape[1] + 1) * self.emission.shape[2]
+        found = []
+        for rows in torch.arange(len(weights), device=weights.device).split(max(CHUNK // entries, 1)):
+            if ids is None or tail is None:
+                found.append(self._largest_dense(weights[rows], where[1][rows]))
+            else:
+                found.append(self._largest_truncated(ids[rows], weights[rows], tail[rows], where[1][rows]))
+        values, tokens = zip(*found, strict=True)
+        return torch.cat(values), torch.cat(tokens)
+
+    def _largest_dense(self, weights: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        products = self._at(self.emission, positions) * weights[..., None]  # (m, V, N)
+        return products.max(1)
+
+    def _largest_truncated(
+        self, ids: Tensor, weights: Tensor, tail: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        count, vocab_size = ids.shape[1], self.emission.shape[1]
+        places = positions if self._per_position else torch.zeros_like(positions)
+        values, choice = (self.emission[places[:, None], ids] * weights[..., None]).max(1)  # (m, N)
+        tokens = ids.gather(1, choice)
+        # of the tokens left out, the most probable of each state: one of its K + 1 best is not among the K kept
+        if count not in self._ranked:
+            self._ranked[count] = self.emission.topk(min(count + 1, vocab_size), dim=1).indices  # (P, K + 1, N)
+        ranked = self._at(self._ranked[count], positions).expand(len(ids), -1, -1)
+        kept = torch.zeros(len(ids), vocab_size, dtype=torch.bool, device=ids.device).scatter_(1, ids, True)
+        is_kept = kept.gather(1, ranked.flatten(1)).view(ranked.shape)
+        others = ranked.gather(1, is_kept.int().argmin(1, keepdim=True)).squeeze(1)
+        states = torch.arange(self.emission.shape[2], device=ids.device)
+        other_values = self.emission[places[:, None], others, states] * tail
+        better = other_values > values
+        return torch.where(better, other_values, values), torch.where(better, others, tokens)
+
+    def _dense_product(self, weights: Tensor, positions: Tensor, table: Tensor) -> Tensor:
+        if not self._per_position:
+            return weights @ table[0]
+        found = weights.new_zeros(len(positions), table.shape[2])
+        for position in positions.unique().tolist():
+            here = (positions == position).nonzero(as_tuple=True)
+            found = found.index_put(here, weights[here] @ table[position])
+        return found
+
+    def _at(self, values: Tensor, positions: Tensor) -> Tensor:
+        """Of `(P, ...)` values those of M positions: `(M, ...)`, or `(1, ...)` where all share."""
+        return values[positions] if self._per_position else values
+
+    @property
+    def _per_position(self) -> bool:
+        return len(self.emission) > 1
+
+
+def soft_weights(evidence: Evidence, where: tuple[Tensor, ...]) -> Tensor:
+    """`(M, V)` weights at M positions, or `(M, K + 1)`: those kept, and that of each token left out."""
+    weights = evidence.weights[where]
+    if evidence.tail is None:
+        return weights
+    return torch.cat([weights, evidence.tail[where][:, None]], -1)
+
+
+def emission_entropy(tables: Tables, evidence: Evidence) -> Tensor:
+    """`H(x_i | z_i = n)` under `E(n, v) w_i(v)`, `(M, N)` nats, at the soft positions."""
+    where = evidence.soft.nonzero(as_tuple=True)
+    weights = soft_weights(evidence, where).to(tables.emission.dtype)
+    total = tables.expected(evidence)
+    spent = tables.expected(evidence, values=torch.special.xlogy(tables.emission, tables.emission))
+    spent = spent + tables.expected(evidence, weights=torch.special.xlogy(weights, weights))
+    return torch.where(total > 0, safe(total).log() - spent / safe(total), 0.0)
