@@ -2,21 +2,26 @@
 
 from codd_lightning.circuits.categorical import draw
 from codd_lightning.circuits.circuit import CIRCUITS, Circuit, Mode, Posterior, register_circuit
+from codd_lightning.circuits.em import EM, Anemone, CountingOptimizer
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.factorized import Factorized
 from codd_lightning.circuits.files import load_circuit, save_circuit
 from codd_lightning.circuits.hmm import HMM
+from codd_lightning.circuits.jpc import load_jpc, save_jpc
 from codd_lightning.circuits.mixture import Mixture
 from codd_lightning.circuits.search import Completions, beam_search, best_completion, sample_completions
 from codd_lightning.circuits.tree import Tree
 
 __all__ = [
     "CIRCUITS",
+    "EM",
     "HMM",
+    "Anemone",
     "Circuit",
     "CircuitError",
     "Completions",
+    "CountingOptimizer",
     "Evidence",
     "EvidenceError",
     "Factorized",
@@ -28,7 +33,9 @@ __all__ = [
     "best_completion",
     "draw",
     "load_circuit",
+    "load_jpc",
     "register_circuit",
     "sample_completions",
     "save_circuit",
+    "save_jpc",
 ]

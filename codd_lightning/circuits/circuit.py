@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from codd_lightning.circuits.errors import CircuitError
@@ -114,8 +116,13 @@ class Posterior(ABC):
         return self.circuit.log_joint(tokens, self.evidence) - self.circuit.log_partition(self.evidence)
 
 
-class Circuit(nn.Module, ABC):
+class Circuit(
+    nn.Module, PyTorchModelHubMixin, ABC, library_name="codd-lightning", tags=["codd", "probabilistic-circuit"]
+):
     """A probabilistic circuit `p_ω` over blocks of up to `block_length` tokens.
+
+    `save_pretrained`, `push_to_hub` and `from_pretrained` are those of the Hugging Face Hub, on the folders of
+    `save_circuit`.
 
     Blocks shorter than `block_length` are prefixes whose later positions are summed out. All results
     are in nats; impossible completions score minus infinity, never NaN.
@@ -191,6 +198,17 @@ class Circuit(nn.Module, ABC):
     @abstractmethod
     def _log_sum(self, evidence: Evidence) -> Tensor:
         """`log_partition` that answers minus infinity where nothing has mass."""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from codd_lightning.circuits.files import save_circuit
+
+        save_circuit(self, save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **_: Any) -> "Circuit":
+        from codd_lightning.circuits.files import load_circuit
+
+        return load_circuit(model_id)
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if tokens.dim() != 2 or tokens.dtype != torch.long:

@@ -1,4 +1,4 @@
-"""Circuits on disk: a folder with `config.json` and `model.safetensors`."""
+"""Circuits on disk and on the Hub: a folder with `config.json` and `model.safetensors`, or a PyJuice file."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from codd_lightning.circuits.circuit import CIRCUITS, Circuit
 from codd_lightning.circuits.errors import CircuitError
+from codd_lightning.circuits.jpc import load_jpc
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -47,12 +48,16 @@ def save_circuit(circuit: Circuit, folder: str | Path) -> None:
 
 
 def load_circuit(path_or_repo: str | Path) -> Circuit:
-    """Reads a circuit from a folder, or from the Hugging Face Hub by its id.
+    """Reads a circuit from a folder, a PyJuice `.jpc` file, or the Hugging Face Hub by its id.
+
+    A folder without `config.json` that holds one `.jpc` file, as published PyJuice circuits do, is read from that.
 
     Raises:
         CircuitError: nothing is there, or what is there is not a whole circuit.
     """
     folder = _find(path_or_repo)
+    if folder.is_file():
+        return load_jpc(folder)
     config = _read_config(folder / CONFIG_FILE)
     structure = config.pop("circuit", None)
     if not isinstance(structure, str) or structure not in CIRCUITS:
@@ -84,9 +89,11 @@ def load_circuit(path_or_repo: str | Path) -> Circuit:
 def _find(path_or_repo: str | Path) -> Path:
     path = Path(path_or_repo)
     if path.is_dir():
+        return _folder_or_jpc(path)
+    if path.is_file() and path.suffix == ".jpc":
         return path
     if path.exists():
-        raise CircuitError(f"{path} is a file; a circuit is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise CircuitError(f"{path} is a file; a circuit is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a .jpc")
     name = str(path_or_repo)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CircuitError(f"there is no circuit at {path}")
@@ -94,11 +101,21 @@ def _find(path_or_repo: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        return _folder_or_jpc(Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, "*.jpc"])))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CircuitError(
             f"there is no circuit at {path}, and the Hub did not give {name} ({type(error).__name__})"
         ) from None
+
+
+def _folder_or_jpc(folder: Path) -> Path:
+    """The folder itself, or the one `.jpc` file of a folder without a config."""
+    files = sorted(folder.glob("*.jpc"))
+    if (folder / CONFIG_FILE).exists() or not files:
+        return folder
+    if len(files) > 1:
+        raise CircuitError(f"{folder} holds {len(files)} .jpc files: name one of them")
+    return files[0]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -34,6 +34,17 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--block-length", type=int, default=32)
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--json", action="store_true", help="one JSON object a prompt and decoder")
+
+    importing = commands.add_parser("import", help="read a PyJuice .jpc file into a circuit folder")
+    importing.add_argument("file", metavar="FILE.jpc")
+    importing.add_argument("folder", metavar="FOLDER")
+
+    exporting = commands.add_parser("export", help="write the circuit of a run or folder by itself")
+    exporting.add_argument("source", metavar="SOURCE", help="a run's folder, or a circuit's folder or Hub id")
+    exporting.add_argument("folder", metavar="FOLDER")
+    exporting.add_argument("--format", choices=("folder", "jpc"), default="folder", help="jpc is PyJuice's")
+    for command in (importing, exporting):
+        command.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     return parser
 
 

@@ -102,7 +102,7 @@ def make_callbacks(config: DictConfig, experiment: Experiment) -> list[L.Callbac
     return callbacks
 
 
-def make_trainer(config: DictConfig, **parts: Any) -> L.Trainer:
+def make_trainer(config: DictConfig, module: L.LightningModule, **parts: Any) -> L.Trainer:
     """Lightning's trainer, single-process torch threads set as asked."""
     options = config.trainer
     if options.num_threads is not None:
@@ -113,7 +113,7 @@ def make_trainer(config: DictConfig, **parts: Any) -> L.Trainer:
         precision=options.precision,
         max_epochs=options.max_epochs,
         max_steps=options.max_steps,
-        gradient_clip_val=options.gradient_clip_val,
+        gradient_clip_val=options.gradient_clip_val if module.automatic_optimization else None,  # EM has no gradients
         check_val_every_n_epoch=options.check_val_every_n_epoch,
         log_every_n_steps=options.log_every_n_steps,
         enable_progress_bar=options.progress_bar,

@@ -33,6 +33,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from codd_lightning.cli.train import train_command
 
         return train_command(args)
+    if args.command in ("import", "export"):
+        from codd_lightning.cli.circuit_files import export_command, import_command
+
+        return import_command(args) if args.command == "import" else export_command(args)
     from codd_lightning.cli.generate import generate_command
 
     return generate_command(args)

@@ -76,6 +76,7 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
     bar = [ProgressBar()] if config.trainer.progress_bar else []
     trainer = make_trainer(
         config,
+        experiment.module,
         callbacks=[checkpoints, LearningRateMonitor("step"), *bar, *make_callbacks(config, experiment)],
         logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
         default_root_dir=folder.path,
@@ -85,7 +86,10 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
         log.info("continuing from %s", folder.checkpoint)
     before = manifest.seconds
     try:
-        trainer.fit(experiment.module, experiment.data, ckpt_path=folder.checkpoint, weights_only=True)
+        if not any(p.requires_grad for p in experiment.module.parameters()):
+            log.info("nothing here has parameters to train; measuring it as it is")
+        else:
+            trainer.fit(experiment.module, experiment.data, ckpt_path=folder.checkpoint, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt(f"add output_dir={folder.path} to continue from the last whole epoch") from None
     training_seconds = manifest.seconds - before

@@ -55,6 +55,29 @@ class HMMCircuit:
 
 
 @dataclass
+class MixtureCircuit:
+    """Mixture of fully factorized components: the HMM without its chain."""
+
+    _target_: str = "codd_lightning.circuits.Mixture"
+    num_states: int = ranged(32, minimum=1)
+
+
+@dataclass
+class TreeCircuit:
+    """Hidden balanced binary tree."""
+
+    _target_: str = "codd_lightning.circuits.Tree"
+    num_states: int = ranged(128, minimum=1)
+
+
+@dataclass
+class FactorizedCircuit:
+    """The circuit that knows nothing; has no parameters to train."""
+
+    _target_: str = "codd_lightning.circuits.Factorized"
+
+
+@dataclass
 class PretrainedCircuit:
     """A circuit from a folder or the Hub, to evaluate or to train further."""
 
@@ -154,6 +177,25 @@ class Muon(AdamW):
 
 
 @dataclass
+class EM:
+    """Mini-batch EM of a circuit; trainer.gradient_clip_val does not concern it."""
+
+    _target_: str = "codd_lightning.modules.ExpectationMaximization"
+    lr: float = ranged(0.1, above=0.0, maximum=1.0)
+    pseudocount: float = ranged(1e-3, minimum=0.0)
+    warmup_steps: int = ranged(0, minimum=0)
+    final_fraction: float = ranged(0.02, minimum=0.0, maximum=1.0)
+
+
+@dataclass
+class Anemone(EM):
+    """EM anchored at the present parameters, with momentum."""
+
+    _target_: str = "codd_lightning.modules.AnemoneEM"
+    momentum: float = ranged(0.9, minimum=0.0, maximum=0.9999)
+
+
+@dataclass
 class Decoding:
     """Options of every decoder; see `DecodingConfig`."""
 
@@ -243,6 +285,9 @@ def register() -> None:
         ("backbone", "pretrained_schema", PretrainedBackbone),
         ("backbone", "scratch_schema", ScratchBackbone),
         ("circuit", "hmm_schema", HMMCircuit),
+        ("circuit", "mixture_schema", MixtureCircuit),
+        ("circuit", "tree_schema", TreeCircuit),
+        ("circuit", "factorized_schema", FactorizedCircuit),
         ("circuit", "pretrained_schema", PretrainedCircuit),
         ("data", "data_schema", Data),
         ("task", "worded_sums_schema", WordedSumsTask),
@@ -252,6 +297,8 @@ def register() -> None:
         ("objective", "masked_diffusion_schema", MaskedDiffusion),
         ("optimizer", "adamw_schema", AdamW),
         ("optimizer", "muon_schema", Muon),
+        ("optimizer", "em_schema", EM),
+        ("optimizer", "anemone_schema", Anemone),
         ("decoding", "decoding_schema", Decoding),
         ("evaluation", "evaluation_schema", Evaluation),
         ("trainer", "trainer_schema", Trainer),

@@ -111,7 +111,7 @@ def _latent(question: Question) -> Answer:
     """Latent-state sampling (paper 5.1): `z ~ p̂(Z)`, then tokens from `p̂(X|z)^(1/tau)`."""
     posterior = _require_posterior(question)
     length = question.masked.shape[1]
-    latents = posterior.sample_latents(uniforms=question.draws.uniforms(length))
+    latents = posterior.sample_latents(uniforms=question.draws.uniforms(posterior.num_draws))
     untempered = posterior.token_distribution(latents)
     if question.tau == 0.0:
         tokens = untempered.argmax(-1)

@@ -4,13 +4,23 @@ from codd_lightning.modules.backbone_module import BackboneModule
 from codd_lightning.modules.blocks import Blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.circuit_module import CircuitModule
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import AdamW, Muon, OptimizerRecipe
+from codd_lightning.modules.optimizers import (
+    AdamW,
+    AnemoneEM,
+    CountingRecipe,
+    ExpectationMaximization,
+    Muon,
+    OptimizerRecipe,
+)
 
 __all__ = [
     "AdamW",
+    "AnemoneEM",
     "BackboneModule",
     "Blocks",
     "CircuitModule",
+    "CountingRecipe",
+    "ExpectationMaximization",
     "Muon",
     "Noise",
     "OptimizerRecipe",

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
@@ -14,7 +15,7 @@ from codd_lightning.errors import UserError
 from codd_lightning.metrics import LikelihoodByMaskRatio
 from codd_lightning.modules.blocks import Blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import OptimizerRecipe
+from codd_lightning.modules.optimizers import CountingRecipe, OptimizerRecipe
 
 
 class CircuitModule(L.LightningModule):
@@ -37,7 +38,7 @@ class CircuitModule(L.LightningModule):
         circuit: Circuit,
         noise: Noise,
         weight: str,
-        optimizer: OptimizerRecipe,
+        optimizer: OptimizerRecipe | CountingRecipe,
         evidence_top_k: int | None = None,
     ) -> None:
         super().__init__()
@@ -50,6 +51,7 @@ class CircuitModule(L.LightningModule):
         self.weight = WEIGHTS[weight]
         self.evidence_top_k = evidence_top_k
         self._optimizer = optimizer
+        self.automatic_optimization = not isinstance(optimizer, CountingRecipe)  # EM has no gradients to follow
         self.validation_likelihood = LikelihoodByMaskRatio()
 
     def train(self, mode: bool = True) -> "CircuitModule":
@@ -57,14 +59,36 @@ class CircuitModule(L.LightningModule):
         self.backbone.eval()
         return self
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         blocks, noised = self._blocks(batch, self.current_epoch, "training noise")
-        cll = conditional_log_likelihood(self.circuit, blocks)  # (M,)
-        loss = -(self.weight(noised)[blocks.row] * cll).sum() / len(batch)
+        weights = self.weight(noised)[blocks.row]  # (M,)
+        with torch.set_grad_enabled(self.automatic_optimization):
+            cll = conditional_log_likelihood(self.circuit, blocks)  # (M,)
+        loss = -(weights * cll).sum() / len(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         if masked := int(blocks.masked.sum()):
             self.log("train/cll_per_masked_token", cll.detach().sum() / masked, batch_size=masked)
-        return loss
+        if self.automatic_optimization:
+            return loss if loss.requires_grad else None
+        self._step_by_counts(blocks, weights)
+        return None
+
+    def _step_by_counts(self, blocks: Blocks, weights: Tensor) -> None:
+        """One step of EM: what the true tokens use of the circuit, against what the evidence expects."""
+        everywhere = torch.ones_like(blocks.tokens, dtype=torch.bool)
+        known = self.circuit.expected_counts(blocks.evidence.clamp(blocks.tokens, everywhere), weights)
+        expected = self.circuit.expected_counts(blocks.evidence, weights)
+        counts, against, samples = (self._sum_over_ranks(part) for part in (known, expected, {"": weights.sum()}))
+        wrapped: Any = self.optimizers()
+        wrapped.optimizer.accumulate(counts, float(samples[""]), against)
+        wrapped.step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+
+    def _sum_over_ranks(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.trainer.world_size == 1:
+            return values
+        return {name: self.trainer.strategy.reduce(value, reduce_op="sum") for name, value in values.items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         blocks, _ = self._blocks(batch, 0, "validation noise")
@@ -82,7 +106,11 @@ class CircuitModule(L.LightningModule):
         self.validation_likelihood.reset()
 
     def configure_optimizers(self) -> Any:
-        return self._optimizer(self.circuit.named_parameters(), int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        if isinstance(self._optimizer, CountingRecipe):
+            return self._optimizer(self.circuit, steps)
+        trainable = [(name, p) for name, p in self.circuit.named_parameters() if p.requires_grad]
+        return self._optimizer(trainable, steps) if trainable else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint["state_dict"]

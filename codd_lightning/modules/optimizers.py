@@ -10,34 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from codd_lightning.circuits import EM, Anemone, Circuit, CountingOptimizer
 from codd_lightning.errors import UserError
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
 @dataclass(frozen=True)
-class OptimizerRecipe(ABC):
-    """An optimizer, and linear warm-up with cosine decay of its learning rates.
+class Schedule:
+    """Linear warm-up and cosine decay of a learning rate.
 
     Attributes:
-        lr: peak learning rate of AdamW.
-        betas: of its moment estimates.
-        weight_decay: decoupled.
+        lr: its peak.
         warmup_steps: to the peak.
         final_fraction: of the peak, reached at the last step.
     """
 
     lr: float
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.0
     warmup_steps: int = 30
     final_fraction: float = 0.02
-
-    def __call__(self, parameters: NamedParameters, total_steps: int) -> dict[str, Any]:
-        """What `configure_optimizers` returns: the optimizer, and a schedule over `total_steps` updates."""
-        optimizer = self.optimizer(list(parameters))
-        schedule = LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def factor(self, step: int, total_steps: int) -> float:
         """Share of the peak learning rate at a step."""
@@ -47,14 +38,79 @@ class OptimizerRecipe(ABC):
         cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
         return self.final_fraction + (1.0 - self.final_fraction) * cosine
 
+    def scheduled(self, optimizer: torch.optim.Optimizer, total_steps: int) -> dict[str, Any]:
+        """What `configure_optimizers` returns: the optimizer, and this schedule over `total_steps` updates."""
+        schedule = LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe(Schedule, ABC):
+    """An optimizer that follows gradients, with its schedule."""
+
+    def __call__(self, parameters: NamedParameters, total_steps: int) -> dict[str, Any]:
+        """What `configure_optimizers` returns."""
+        return self.scheduled(self.optimizer(list(parameters)), total_steps)
+
     @abstractmethod
     def optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The optimizer of some named parameters."""
 
 
 @dataclass(frozen=True)
+class CountingRecipe(Schedule, ABC):
+    """An optimizer of a circuit that is given expected counts instead of gradients, with its schedule.
+
+    Attributes:
+        lr: step size η, at most 1.
+        pseudocount: of each distribution, spread evenly over its entries.
+    """
+
+    lr: float = 0.1
+    pseudocount: float = 1e-3
+
+    def __call__(self, circuit: Circuit, total_steps: int) -> dict[str, Any]:
+        """What `configure_optimizers` returns."""
+        return self.scheduled(self.optimizer(circuit), total_steps)
+
+    @abstractmethod
+    def optimizer(self, circuit: Circuit) -> CountingOptimizer:
+        """The optimizer of a circuit."""
+
+
+@dataclass(frozen=True)
+class ExpectationMaximization(CountingRecipe):
+    """Mini-batch EM."""
+
+    def optimizer(self, circuit: Circuit) -> CountingOptimizer:
+        return EM(circuit, lr=self.lr, pseudocount=self.pseudocount)
+
+
+@dataclass(frozen=True)
+class AnemoneEM(CountingRecipe):
+    """Anemone: EM anchored at the present parameters, with momentum.
+
+    Attributes:
+        momentum: of the counts.
+    """
+
+    momentum: float = 0.9
+
+    def optimizer(self, circuit: Circuit) -> CountingOptimizer:
+        return Anemone(circuit, lr=self.lr, momentum=self.momentum, pseudocount=self.pseudocount)
+
+
+@dataclass(frozen=True)
 class AdamW(OptimizerRecipe):
-    """AdamW (Loshchilov & Hutter, 2019) on all parameters."""
+    """AdamW (Loshchilov & Hutter, 2019) on all parameters.
+
+    Attributes:
+        betas: of its moment estimates.
+        weight_decay: decoupled.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
 
     def optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         everything = [parameter for _, parameter in parameters]
@@ -62,7 +118,7 @@ class AdamW(OptimizerRecipe):
 
 
 @dataclass(frozen=True)
-class Muon(OptimizerRecipe):
+class Muon(AdamW):
     """Muon (Jordan et al., 2024) on the matrices of a transformer's layers, AdamW on everything else.
 
     Small transformers learn to copy from their prompt sooner with it. Without weight decay and at a rate that

@@ -1,0 +1,47 @@
+"""`codd import` and `codd export`: circuits from and to files that other programs read."""
+
+import argparse
+from pathlib import Path
+
+from codd_lightning.circuits import HMM, Circuit, load_circuit, load_jpc, save_circuit, save_jpc
+from codd_lightning.errors import UserError
+
+JPC_NAME = "circuit.jpc"
+
+
+def import_command(args: argparse.Namespace) -> int:
+    """Reads a PyJuice file and writes a portable folder."""
+    _require_room(args.folder, overwrite=args.overwrite)
+    circuit = load_jpc(args.file)
+    save_circuit(circuit, args.folder)
+    print(f"{args.folder}: {_describe(circuit)}")
+    return 0
+
+
+def export_command(args: argparse.Namespace) -> int:
+    """Reads the circuit of a run or of a folder and writes it by itself."""
+    _require_room(args.folder, overwrite=args.overwrite)
+    run = Path(args.source) / "circuit"
+    circuit = load_circuit(run if run.is_dir() else args.source)
+    if args.format == "jpc":
+        if not isinstance(circuit, HMM):
+            raise UserError(f"--format jpc is for HMMs; {args.source} is a circuit {circuit.structure!r}")
+        Path(args.folder).mkdir(parents=True, exist_ok=True)
+        save_jpc(circuit, Path(args.folder) / JPC_NAME)
+    else:
+        save_circuit(circuit, args.folder)
+    print(f"{args.folder}: {_describe(circuit)}")
+    return 0
+
+
+def _require_room(folder: str, overwrite: bool) -> None:
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{folder} is a file; a folder is expected")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise UserError(f"{folder} is not empty: choose another folder, or add --overwrite")
+
+
+def _describe(circuit: Circuit) -> str:
+    values = ", ".join(f"{key} {value}" for key, value in circuit.config().items())
+    return f"{circuit.structure}, {values}"
