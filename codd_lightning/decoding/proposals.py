@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codd_lightning.circuits import Posterior, draw
+from codd_lightning.circuits import Posterior, beam_search, best_completion, draw, sample_completions
 from codd_lightning.decoding.remasking import Ranking, best_first
 from codd_lightning.decoding.sampling import RowDraws, restrict, sharpen
+
+BEST_BEAMS, BEST_SAMPLES = 8, 8  # candidates of the "best" proposal, beside max-product's
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,38 @@ def _latent(question: Question) -> Answer:
     else:
         tokens = draw(sharpen(untempered, question.tau), question.draws.uniforms(length))
     return _keep_best(question, untempered, tokens, torch.ones_like(question.quota), greedy=False)
+
+
+def _marginal(question: Question) -> Answer:
+    """Every position by itself from its exact posterior marginal."""
+    marginals = _require_posterior(question).token_marginals()
+    if question.tau == 0.0:
+        tokens = marginals.argmax(-1)
+    else:
+        tokens = draw(sharpen(marginals, question.tau), question.draws.uniforms(marginals.shape[1]))
+    return _keep_best(question, marginals, tokens, torch.ones_like(question.quota), greedy=question.tau == 0.0)
+
+
+def _map(question: Question) -> Answer:
+    """The tokens of the most probable (latents, tokens) pair, by max-product."""
+    posterior = _require_posterior(question)
+    calls = torch.ones_like(question.quota)
+    return _keep_best(question, posterior.token_marginals(), posterior.mode().tokens, calls, greedy=True)
+
+
+def _best(question: Question) -> Answer:
+    """The best by exact score `log p̂(x)` of max-product, a beam and samples of the posterior."""
+    posterior = _require_posterior(question)
+    batch_size, length = question.masked.shape
+    width = posterior.num_draws + length
+    uniforms = question.draws.uniforms(BEST_SAMPLES * width).view(-1, width)
+    repeated = posterior.rows(question.everyone.repeat_interleave(BEST_SAMPLES))
+    samples = sample_completions(repeated, uniforms=uniforms).view(batch_size, BEST_SAMPLES, length)
+    beams = beam_search(posterior, BEST_BEAMS).tokens
+    candidates = torch.cat([posterior.mode().tokens[:, None], beams, samples], 1)
+    tokens, _ = best_completion(posterior, candidates)
+    calls = torch.full_like(question.quota, 2 + BEST_SAMPLES)
+    return _keep_best(question, posterior.token_marginals(), tokens, calls, greedy=False)
 
 
 def _any_order(question: Question) -> Answer:
@@ -235,4 +269,7 @@ PROPOSALS: dict[str, Proposal] = {
     "factorized": Proposal(_factorized, coupled=False),
     "latent": Proposal(_latent, coupled=True),
     "any_order": Proposal(_any_order, coupled=True),
+    "marginal": Proposal(_marginal, coupled=True),
+    "map": Proposal(_map, coupled=True),
+    "best": Proposal(_best, coupled=True),
 }

@@ -189,7 +189,7 @@ def change(index: int, key: str, value: object) -> object:
         (change(0, "scope", [3]), r"variable \[3\]"),
         (change(11, "source_node", 11), "loop"),
         (change(9, "params", np.ones((1, 16, 16), dtype=np.float32)), "sum to 1"),
-        (change(9, "params", np.ones((1, 4, 16), dtype=np.float32)), "fit|number|shape"),
+        (change(9, "params", np.ones((1, 4, 16), dtype=np.float32)), "sum to 1"),
         (change(9, "params", None), "params"),
         (change(9, "edge_ids", np.array([[5], [0]])), "edge_ids"),
         (change(7, "params", np.ones(17, dtype=np.float32)), "17 input parameters"),
