@@ -29,6 +29,11 @@ def register_circuit(name: str) -> Callable[[C], C]:
     return register
 
 
+def normalized(log_mass: Tensor, log_total: Tensor) -> Tensor:
+    """`log_mass - log_total`, minus infinity where there is no mass at all."""
+    return torch.where(log_total == -torch.inf, -torch.inf, log_mass - log_total)
+
+
 @dataclass(frozen=True)
 class Mode:
     """The most probable latents and tokens together.
@@ -113,7 +118,7 @@ class Posterior(ABC):
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """`log p̂(x)` of `(B, L)` completions: `(B,)` nats, at most 0; minus infinity if ruled out."""
-        return self.circuit.log_joint(tokens, self.evidence) - self.circuit.log_partition(self.evidence)
+        return normalized(self.circuit.log_joint(tokens, self.evidence), self.circuit.log_partition(self.evidence))
 
 
 class Circuit(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codd_lightning.circuits.circuit import Circuit, Mode, Posterior
+from codd_lightning.circuits.circuit import Circuit, Mode, Posterior, normalized
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.scaling import modulate, normalize, normalize_log, rescale, safe
@@ -286,7 +286,7 @@ class LatentPosterior(Posterior):
             log_scores = log_scores + evidence.latent_potentials.to(log_scores.dtype)
         latents, log_mass = self._messages.mode(log_scores)
         tokens = choice.gather(-1, latents[..., None]).squeeze(-1)
-        return Mode(latents, tokens, log_mass - self.circuit.log_partition(evidence))
+        return Mode(latents, tokens, normalized(log_mass, self.circuit.log_partition(evidence)))
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)

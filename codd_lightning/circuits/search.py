@@ -81,9 +81,12 @@ def beam_search(posterior: Posterior, width: int) -> Completions:
         if evidence.absent is not None:
             known = known[~evidence.absent[:, position].repeat_interleave(width)]
         beams.condition(known, torch.full_like(known, position), token[known])
+    if evidence.absent is not None:
+        tokens = tokens.masked_fill(evidence.absent.repeat_interleave(width, 0), 0)
     return Completions(tokens.view(batch_size, width, length), score)
 
 
+@torch.no_grad()
 def best_completion(posterior: Posterior, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """The candidate with the largest exact score `log p̂(x)`: tokens `(B, L)`, and that score `(B,)`.
 

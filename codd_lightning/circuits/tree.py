@@ -126,10 +126,14 @@ class TreeMessages(Messages):
         """Max-product; states of inner nodes are maximised too, and those of the leaves returned."""
         best = _padded(log_scores, len(self._transition), fill=0.0)
         came_from: list[Tensor] = []  # by level: (B, nodes, N), the best child state for each state of its parent
-        for matrices in self._transition:
+        for level, matrices in enumerate(self._transition):
             found = [(best[:, side::2, None, :] + masked_log(matrices[side])).max(-1) for side in (LEFT, RIGHT)]
             came_from.append(torch.stack([states for _, states in found], 2).flatten(1, 2))
-            best = found[LEFT].values + found[RIGHT].values
+            left, right = (
+                values.masked_fill(self._beyond(level, side), 0.0)
+                for side, (values, _) in zip((LEFT, RIGHT), found, strict=True)
+            )
+            best = left + right
         log_mass, state = (best[:, 0] + masked_log(self._initial)).max(-1)
         states = state[:, None]
         for choice in reversed(came_from):
@@ -144,7 +148,8 @@ class TreeMessages(Messages):
             parents = rescale(reached[level + 1] * self._inside[level + 1])[1]
             for side in (LEFT, RIGHT):
                 message = rescale(self._inside[level][:, side::2])[1]
-                total = total + (parents * transition_entropy(matrices[side], message)).sum((-1, -2))
+                each = (parents * transition_entropy(matrices[side], message)).sum(-1, keepdim=True)  # (B, parents, 1)
+                total = total + each.masked_fill(self._beyond(level, side), 0.0).sum((-1, -2))
         return total
 
     def rows(self, index: Tensor) -> "TreeMessages":
@@ -153,6 +158,11 @@ class TreeMessages(Messages):
         chosen._inside = [values[index] for values in self._inside]
         chosen._upward = [values[index] for values in self._upward]
         return chosen
+
+    def _beyond(self, level: int, side: int) -> Tensor:
+        """`(parents, 1)` bool: children whose leaves all lie beyond the block, and are summed out."""
+        nodes = torch.arange(side, self._inside[level].shape[1], 2, device=self._initial.device)
+        return ((nodes << level) >= self._length)[:, None]
 
     def _downward(self) -> list[Tensor]:
         """By level, `(B, nodes, N)`: what all leaves that are not a node's own say of its state."""

@@ -193,8 +193,8 @@ def test_a_foreign_config_is_refused_by_the_name_of_its_file(folder: Path, confi
 
 
 def test_an_unknown_structure_is_refused_with_the_known_ones(folder: Path) -> None:
-    (folder / "config.json").write_text('{"circuit": "tree"}')
-    with pytest.raises(CircuitError, match=r"circuit 'tree' is not one of .*hmm"):
+    (folder / "config.json").write_text('{"circuit": "oracle"}')
+    with pytest.raises(CircuitError, match=r"circuit 'oracle' is not one of .*hmm"):
         load_circuit(folder)
 
 
@@ -221,7 +221,7 @@ def test_a_path_that_is_not_there_is_refused_without_asking_the_hub(
         load_circuit(name)
 
 
-def test_a_hub_id_is_asked_for_its_two_files_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_is_asked_for_the_files_of_a_circuit_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def download(repo: str, allow_patterns: list[str]) -> str:
@@ -230,7 +230,7 @@ def test_a_hub_id_is_asked_for_its_two_files_only(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert load_circuit("someone/some-circuit").config()["num_states"] == 3
-    assert asked == [("someone/some-circuit", ["config.json", "model.safetensors"])]
+    assert asked == [("someone/some-circuit", ["*.jpc", "config.json", "model.safetensors"])]
 
 
 def test_a_hub_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
