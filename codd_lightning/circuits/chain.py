@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from codd_lightning.circuits.categorical import draw
-from codd_lightning.circuits.latent import Messages
+from codd_lightning.circuits.messages import Messages
 from codd_lightning.circuits.scaling import entropy_of, masked_log, rescale, safe, safe_log, transition_entropy
 
 MAX_PRODUCT_CHUNK = 2**22  # elements of (rows, N, N) that one step of max-product holds

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from codd_lightning.circuits.categorical import draw
 from codd_lightning.circuits.circuit import register_circuit
-from codd_lightning.circuits.latent import EMISSION_SPREAD, LatentCircuit, Messages
+from codd_lightning.circuits.latent import EMISSION_SPREAD, LatentCircuit
+from codd_lightning.circuits.messages import Messages
 from codd_lightning.circuits.scaling import entropy_of, masked_log, normalize_log, rescale, safe_log
 from codd_lightning.circuits.tables import Tables
 
