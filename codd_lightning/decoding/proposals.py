@@ -151,7 +151,7 @@ def _best(question: Question) -> Answer:
     candidates = torch.cat([posterior.mode().tokens[:, None], beams, samples], 1)
     tokens, _ = best_completion(posterior, candidates)
     calls = torch.full_like(question.quota, 2 + BEST_SAMPLES)
-    return _keep_best(question, posterior.token_marginals(), tokens, calls, greedy=False)
+    return _keep_best(question, posterior.token_marginals(), tokens, calls, greedy=True)
 
 
 def _any_order(question: Question) -> Answer:

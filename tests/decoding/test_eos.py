@@ -26,6 +26,9 @@ def says(*tokens: int, surest: list[int] | None = None) -> Tensor:
     return logits
 
 
+SEARCHING = ("map", "best")  # the most probable is searched for, not drawn
+
+
 def circuit_for(proposal: str, neutral_hmm: Callable[..., HMM]) -> HMM | None:
     return neutral_hmm(2, VOCABULARY, 8) if PROPOSALS[proposal].coupled else None
 
@@ -194,11 +197,13 @@ def test_eos_last_commits_an_eos_that_is_due_outside_the_quota(
     last = generate(fixed_logits(logits, MASK, [EOS]), [[1]], DecodingConfig(eos="last", **options), circuit=circuit)
     any_ = generate(fixed_logits(logits, MASK, [EOS]), [[1]], DecodingConfig(eos="any", **options), circuit=circuit)
     assert last.sequences == any_.sequences == [[1, 1, 2, EOS]]
-    drawn = level > 0.0 or proposal == "latent"  # a drawn EOS that the quota leaves is drawn again, so it waits
+    drawn = (
+        level > 0.0 and proposal not in SEARCHING
+    ) or proposal == "latent"  # a drawn EOS that the quota leaves is drawn again, so it waits
     assert (last.nfe, any_.nfe) == ([2 if drawn else 1], [2])
 
 
-@pytest.mark.parametrize("proposal", PROPOSALS)
+@pytest.mark.parametrize("proposal", [name for name in PROPOSALS if name not in SEARCHING])
 def test_a_sampled_eos_ends_as_many_responses_as_its_probability_says(
     proposal: str, fixed_logits: Callable[..., Any], neutral_hmm: Callable[..., HMM]
 ) -> None:

@@ -255,3 +255,29 @@ def test_a_neutral_circuit_decodes_as_none_does(
         assert factorized.trace is not None
         for one, other in zip(coupled.trace, factorized.trace, strict=True):
             assert torch.equal(one.committed, other.committed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_map_and_best_in_one_step_against_enumeration(
+    seed: int, random_hmm: Callable[..., HMM], fixed_logits: Callable[..., Any]
+) -> None:
+    """The best pair of latents and tokens; and the best tokens, which the candidates of `best` hold at this size."""
+    hmm, logits = random_hmm(STATES, VOCABULARY, LENGTH, seed), backbone_logits(seed)
+    weights = outer(backbone_table(logits, MASK_OUTSIDE))
+    pairs = torch.stack([p * outer(emitted(hmm, states)) * weights for states, p in latent_table(hmm).items()])
+    expected = {"map": pairs.amax(0), "best": pairs.sum(0)}
+    for proposal, mass in expected.items():
+        config = DecodingConfig(proposal=proposal, steps=1, max_new_tokens=LENGTH, block_length=LENGTH)
+        written = generate(fixed_logits(logits, MASK_OUTSIDE), [[0]], config, circuit=hmm)
+        assert float(mass[tuple(written.sequences[0][1:])]) == pytest.approx(float(mass.max()))
+
+
+def test_marginal_in_one_step_is_every_positions_own_mode(
+    random_hmm: Callable[..., HMM], fixed_logits: Callable[..., Any]
+) -> None:
+    hmm, logits = random_hmm(STATES, VOCABULARY, LENGTH), backbone_logits()
+    coupled = coupled_table(hmm, logits, MASK_OUTSIDE)
+    config = DecodingConfig(proposal="marginal", steps=1, max_new_tokens=LENGTH, block_length=LENGTH)
+    written = generate(fixed_logits(logits, MASK_OUTSIDE), [[0]], config, circuit=hmm)
+    marginals = [coupled.sum((1, 2)), coupled.sum((0, 2)), coupled.sum((0, 1))]
+    assert written.sequences[0][1:] == [int(marginal.argmax()) for marginal in marginals]

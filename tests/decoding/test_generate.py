@@ -68,7 +68,8 @@ def test_the_circuit_acts_where_the_masked_share_is_at_most_gamma(
     assert written.trace is not None
     assert [step.coupled.tolist() for step in written.trace] == [[on, on] for on in acts + acts]
     assert asked == [2] * sum(acts + acts)
-    assert written.circuit_calls == [2 * sum(acts)] * 2
+    calls_of_a_step = 10 if proposal == "best" else 1  # max-product, a beam and eight samples
+    assert written.circuit_calls == [2 * sum(acts) * calls_of_a_step] * 2
 
 
 def test_below_gamma_a_circuit_changes_nothing(
@@ -94,7 +95,7 @@ def test_steps_without_the_circuit_draw_at_the_temperature_of_the_backbone(
     assert without.sequences != generate(backbone, [[1]], config.replace(temperature=0.0)).sequences
 
 
-def test_any_order_asks_the_circuit_once_a_token_and_latent_once_a_step(
+def test_any_order_asks_the_circuit_once_a_token_and_the_others_once_a_step_and_candidate(
     fixed_logits: Callable[..., Any], random_hmm: Callable[..., HMM]
 ) -> None:
     backbone, hmm = fixed_logits(some_logits(10), MASK), random_hmm(3, VOCABULARY, 4)
@@ -103,7 +104,7 @@ def test_any_order_asks_the_circuit_once_a_token_and_latent_once_a_step(
         proposal: generate(backbone, [[1]], DecodingConfig(proposal=proposal, **layout), circuit=hmm).circuit_calls
         for proposal in PROPOSALS
     }
-    assert calls == {"factorized": [0], "latent": [5], "any_order": [10]}
+    assert calls == {"factorized": [0], "latent": [5], "any_order": [10], "marginal": [5], "map": [5], "best": [50]}
 
 
 def test_the_default_proposal_is_any_order_with_a_circuit_and_factorized_without(

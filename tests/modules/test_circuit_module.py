@@ -15,7 +15,7 @@ from codd_lightning.backbones import Backbone, new_backbone
 from codd_lightning.circuits import HMM
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.errors import UserError
-from codd_lightning.modules import AdamW, CircuitModule, Noise
+from codd_lightning.modules import AdamW, AnemoneEM, CircuitModule, CountingRecipe, ExpectationMaximization, Noise
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -299,3 +299,41 @@ def test_parts_that_do_not_fit_are_refused(words: PreTrainedTokenizerFast) -> No
         module_of(backbone, HMM(2, VOCABULARY + 1, BLOCK))
     with pytest.raises(UserError, match="3-token blocks"):
         module_of(backbone, noise=Noise(block_length=4))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ExpectationMaximization(lr=0.5, warmup_steps=0, final_fraction=1.0),
+        AnemoneEM(lr=0.3, warmup_steps=0, final_fraction=1.0),
+    ],
+)
+def test_counting_optimizers_learn_the_same_and_resume(
+    recipe: CountingRecipe,
+    tmp_path: Path,
+    listed_task: Callable[..., Any],
+    words: PreTrainedTokenizerFast,
+) -> None:
+    task = listed_task(train=ROWS, validation=ROWS)
+
+    def fit(epochs: int, checkpoint: Path | None = None, seed: int = 0) -> tuple[Any, L.Trainer]:
+        module, trainer = (
+            module_of(real_backbone(words), hmm_of(seed=seed), optimizer=recipe),
+            trainer_of(max_epochs=epochs),
+        )
+        trainer.fit(module, datamodule=data_of(task, words), ckpt_path=checkpoint, weights_only=True)
+        return module, trainer
+
+    whole, trainer = fit(6)
+    assert trainer.global_step == 6 * 2
+    _, trainer = fit(3)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, _ = fit(6, tmp_path / "last.ckpt", seed=5)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-5, rtol=1e-5)
+    batch = first_batch(data_of(task, words), 32)
+    losses = [
+        float(silent(module_of(real_backbone(words), hmm)).training_step(batch, 0).detach())
+        for hmm in (hmm_of(), whole.circuit)
+    ]
+    assert losses[1] < losses[0] - 0.1
