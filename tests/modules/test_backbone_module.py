@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +12,8 @@ from codd_lightning.backbones import Backbone, new_backbone
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.errors import UserError
 from codd_lightning.modules import AdamW, BackboneModule, Muon, Noise, OptimizerRecipe
+
+from .helpers import trainer_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -116,22 +117,13 @@ def test_training_lowers_the_validation_likelihood(
     data = data_of(listed_task(train=ROWS, validation=ROWS[:8]), words)
     module = BackboneModule(backbone_of(), Noise(block_length=BLOCK), "inverse_t", RECIPES[1])
 
-    def trainer(epochs: int) -> L.Trainer:
-        return L.Trainer(
-            accelerator="cpu",
-            max_epochs=epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=1,
-        )
-
-    before = trainer(0).validate(module, datamodule=data, verbose=False)[0]["validation/nll_per_masked_token"]
-    trainer(8).fit(module, datamodule=data)
-    after = trainer(0).validate(module, datamodule=data, verbose=False)[0]["validation/nll_per_masked_token"]
+    before = trainer_of(limit_val_batches=1).validate(module, datamodule=data, verbose=False)[0][
+        "validation/nll_per_masked_token"
+    ]
+    trainer_of(max_epochs=8, limit_val_batches=1).fit(module, datamodule=data)
+    after = trainer_of(limit_val_batches=1).validate(module, datamodule=data, verbose=False)[0][
+        "validation/nll_per_masked_token"
+    ]
     assert after < 0.7 * before
 
 

@@ -17,6 +17,8 @@ from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.errors import UserError
 from codd_lightning.modules import AdamW, AnemoneEM, CircuitModule, CountingRecipe, ExpectationMaximization, Noise
 
+from .helpers import trainer_of
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),
@@ -47,19 +49,6 @@ def data_of(task: Any, words: PreTrainedTokenizerFast, **options: Any) -> TaskDa
         **options,
     }
     return TaskDataModule(task, words, EOS, **given)
-
-
-def trainer_of(**options: Any) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        **options,
-    )
 
 
 def real_backbone(words: PreTrainedTokenizerFast) -> Backbone:
