@@ -11,8 +11,9 @@ from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.latent import EMISSION_SPREAD, LatentCircuit
 from codd_lightning.circuits.tables import Tables
 
-# Starting logits are drawn with these standard deviations, for the reason that `EMISSION_SPREAD` has.
-INITIAL_SPREAD, TRANSITION_SPREAD = 0.3, 2.0
+# Starting logits have these standard deviations. Transitions start sparse, a few successors for each state: paths
+# that share a state from the start are pulled apart late or never, and what should be remembered along them is lost.
+INITIAL_SPREAD, TRANSITION_SPREAD = 0.3, 3.0
 
 
 @register_circuit("hmm")
