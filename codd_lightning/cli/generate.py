@@ -13,7 +13,7 @@ from codd_lightning.cli.console import quiet_libraries
 from codd_lightning.decoding import DecodingConfig, Generation, generate
 from codd_lightning.errors import UserError
 
-DEFAULT_STEPS_PER_BLOCK = 4
+DEFAULT_STEPS_PER_BLOCK = 8
 
 
 def generate_command(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from codd_lightning.cli.arguments import build_parser, train_arguments
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status: 0, 1 (our fault), 2 (mend the input), 130 (Ctrl-C)."""
-    # Threads that wait in a busy loop stand in each other's way: one other busy process makes everything ten times slower.
+    # Threads that wait in a busy loop: one other busy process on the machine makes everything ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
