@@ -30,3 +30,4 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/circuits.py
+	$(BIN)/python benchmarks/paper_scale.py

@@ -1,7 +1,7 @@
 """One run: fit, export, measure on the test split, and say what to do next."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +150,12 @@ def _progress(settings: Iterable[Any]) -> Iterator[Any]:
 
 def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
     """Refuses evaluations that could only fail after the training."""
-    longest = max(config.evaluation.steps_per_block, default=1)
-    if min(config.evaluation.steps_per_block, default=1) < 1:
-        raise UserError(f"evaluation.steps_per_block={list(config.evaluation.steps_per_block)} must be at least 1 each")
-    if longest > config.data.block_length:
-        raise UserError(
-            f"evaluation.steps_per_block={longest} is more than the {config.data.block_length} tokens of a block"
-        )
+    _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
+    for name, callback in config.callbacks.items():
+        _check_budgets(config, f"callbacks.{name}", callback.get("steps_per_block", []))
+        wanted, there = callback.get("examples", 0), config.data.validation_size
+        if there is not None and wanted > there:
+            raise UserError(f"callbacks.{name}.examples={wanted} is more than data.validation_size={there}")
     for decoder in experiment.decoders:
         if decoder.proposal not in (None, "factorized") and experiment.circuit is None:
             raise UserError(f"evaluation.decoders: {decoder.proposal} needs a circuit, and circuit=none")
@@ -166,6 +165,15 @@ def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
             raise UserError(f"evaluation.{name}={wanted} is more than data.test_size={there}")
     if config.evaluation.batch_size < 1 or config.data.batch_size < 1:
         raise UserError("evaluation.batch_size and data.batch_size must be at least 1")
+
+
+def _check_budgets(config: DictConfig, owner: str, budgets: Sequence[int]) -> None:
+    if min(budgets, default=1) < 1:
+        raise UserError(f"{owner}.steps_per_block={list(budgets)} must be at least 1 each")
+    if max(budgets, default=1) > config.data.block_length:
+        raise UserError(
+            f"{owner}.steps_per_block={max(budgets)} is more than the {config.data.block_length} tokens of a block"
+        )
 
 
 def _restore(module: L.LightningModule, path: str) -> None:

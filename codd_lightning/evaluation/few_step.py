@@ -70,7 +70,7 @@ def evaluate_few_step(
         UserError: there are fewer problems than asked for.
     """
     if examples > len(dataset):
-        raise UserError(f"evaluation.examples={examples} is more than the {len(dataset)} examples of the {split} split")
+        raise UserError(f"examples={examples} is more than the {len(dataset)} of the {split} split")
     problems = [dataset.example(position) for position in range(examples)]
     by_length = sorted(range(examples), key=lambda i: len(problems[i][1].prompt))
     settings = [(decoder, budget) for decoder in decoders for budget in steps_per_block]
