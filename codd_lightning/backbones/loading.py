@@ -39,6 +39,7 @@ def load_backbone(
     """
     if attention not in KERNELS:
         raise UserError(f"attention={attention} is not one of {', '.join(KERNELS)}")
+    _require_device(device)
     torch_dtype = _resolve_dtype(dtype, torch.device(device))
     folder = locate(path_or_repo)
     original = _read_json(folder / "config.json")
@@ -104,6 +105,13 @@ def require_bidirectional(backbone: Backbone) -> None:
             f"the loaded {type(backbone.model).__name__} is causal: a later token changes no earlier logit "
             f"(transformers {transformers.__version__}; 5.2 or later is needed)"
         )
+
+
+def _require_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch says it both ways
+        raise UserError(f"device={device} is not one of this machine: {str(error).splitlines()[0]}") from None
 
 
 def _resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

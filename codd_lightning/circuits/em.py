@@ -72,7 +72,8 @@ class CountingOptimizer(torch.optim.Optimizer):
             log_table = parameter.log_softmax(dim)
             smoothing = group["pseudocount"] / parameter.shape[dim]
             updated = self._updated(log_table, dim, state, prior.get(name), group["lr"], smoothing)
-            parameter.copy_(updated.log_softmax(dim))
+            possible = updated.amax(dim, keepdim=True) > -torch.inf  # a distribution without a possible entry stays
+            parameter.copy_(torch.where(possible, updated, log_table).log_softmax(dim))
             for key in ("counts", "against", "samples"):
                 state.pop(key, None)
         return loss

@@ -195,6 +195,8 @@ def _check_arguments(
         raise EvidenceError(f"absent must be bool, not {absent.dtype}")
     if latent_potentials is not None and tuple(latent_potentials.shape[:-1]) != shape:
         raise EvidenceError(f"latent_potentials must have shape {(*shape, 'N')}, not {tuple(latent_potentials.shape)}")
+    if latent_potentials is not None and not bool((latent_potentials < torch.inf).all()):
+        raise EvidenceError("latent_potentials must be finite or minus infinity")
     if not temperature > 0:
         raise EvidenceError(f"temperature must be above 0, not {temperature}")
     if top_k is not None and top_k < 1:

@@ -16,6 +16,7 @@ from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.hmm import HMM
 from codd_lightning.circuits.safe_pickle import Array, PickledArray, read_pickle
 
+MAX_ENTRIES = 2**32  # of one table
 MAX_NODES = 100_000  # two a position and one more: far beyond any block
 
 Node = dict[str, Any]
@@ -45,6 +46,8 @@ def load_jpc(path: str | Path) -> HMM:
         return _circuit(nodes)
     except CircuitError as error:
         raise CircuitError(f"{path} does not hold an HMM: {error}") from None
+    except (TypeError, ValueError, IndexError, OverflowError, MemoryError, RuntimeError) as error:
+        raise CircuitError(f"{path} does not hold an HMM: {type(error).__name__}: {error}") from None
 
 
 def save_jpc(circuit: HMM, path: str | Path) -> None:
@@ -191,6 +194,8 @@ def _matrix(node: Node, rows: int, columns: int) -> Array:
     if edges.ndim != 2 or len(edges) != 2 or params.ndim != 3 or len(params) != edges.shape[1]:
         raise CircuitError(f"a sum with edge_ids of shape {edges.shape} and params of shape {params.shape}")
     _, height, width = params.shape
+    if not params.size or rows * columns > MAX_ENTRIES:
+        raise CircuitError(f"a sum of {rows} states over {columns}")
     if rows % height or columns % width or params.size > rows * columns:
         raise CircuitError(f"params of shape {params.shape} do not fit {rows} states over {columns}")
     tiles = np.zeros((rows // height, columns // width, height, width), dtype=params.dtype)

@@ -24,7 +24,7 @@ class Completions:
 
 
 def sample_completions(
-    posterior: Posterior, generator: torch.Generator | None = None, uniforms: Tensor | None = None
+    posterior: Posterior, *, generator: torch.Generator | None = None, uniforms: Tensor | None = None
 ) -> Tensor:
     """One draw from `p̂(x)` for each block, `(B, L)` long; 0 where absent.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import operator
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,10 +34,13 @@ def compose_experiment(experiment: str, overrides: Sequence[str]) -> DictConfig:
         UserError: there is no such experiment, key, choice or type; one line that names the mend.
     """
     register()
+    for override in overrides:
+        if override.startswith("="):
+            raise UserError(f"{override!r} has no key before its =; write key=value")
     with experiment_overrides(experiment) as chosen, initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = compose(CONFIG_NAME, overrides=[*chosen, *overrides])
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(_explain(error, chosen, overrides)) from None
     check(config)
     return config
@@ -48,6 +52,10 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: names the key, its value and the mend.
     """
+    try:
+        OmegaConf.resolve(config.copy())
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from None
     require_known_keys(config)
     _require_values(config)
     _require_ranges(config)
@@ -135,6 +143,8 @@ def _require_ranges(config: DictConfig) -> None:
             value = node[option.name]
             if not isinstance(value, int | float):
                 continue
+            if not math.isfinite(value):
+                raise UserError(f"{prefix}{option.name}={value} must be a finite number")
             for bound, words, holds in (
                 ("minimum", "at least", operator.ge),
                 ("maximum", "at most", operator.le),

@@ -5,6 +5,7 @@ import json
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from codd_lightning.backbones import Backbone, load_backbone
@@ -30,6 +31,9 @@ def generate_command(args: argparse.Namespace) -> int:
     coupled = config.replace(proposal=args.proposal or "any_order")
     if args.circuit is None and args.proposal not in (None, "factorized"):
         raise UserError(f"--proposal {args.proposal} needs a --circuit")
+    for prompt in args.prompts:
+        if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise UserError(f"prompt {prompt!r} is not valid text: it holds half a character")
     quiet_libraries()
     circuit = load_circuit(args.circuit) if args.circuit is not None else None
     backbone = load_backbone(args.backbone)
@@ -66,10 +70,12 @@ def _print(args: argparse.Namespace, results: dict[str, Generation]) -> None:
             for row in rows:
                 print(json.dumps(row, ensure_ascii=False))
             continue
-        table = Table(title=prompt, title_justify="left", show_lines=True)
+        table = Table(title=escape(prompt), title_justify="left", show_lines=True)
         table.add_column("decoder")
         table.add_column("passes", justify="right")
         table.add_column("text", overflow="fold")
         for row in rows:
-            table.add_row(str(row["decoder"]), str(row["nfe"]), str(row["text"]) + ("" if row["ended"] else " …"))
+            table.add_row(
+                str(row["decoder"]), str(row["nfe"]), escape(str(row["text"])) + ("" if row["ended"] else " …")
+            )
         Console().print(table)

@@ -33,6 +33,8 @@ from codd_lightning.modules import Noise
 
 log = logging.getLogger("codd_lightning")
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 def run(config: DictConfig) -> Path:
     """One run from start to results.json; returns its folder."""
@@ -70,14 +72,15 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
         dirpath=folder.checkpoints,
         filename="best",
         monitor="validation/nll_coupled" if experiment.circuit is not None else "validation/nll_per_masked_token",
-        save_last=True,
         enable_version_counter=False,
     )
+    # "last" of ModelCheckpoint follows the best; a stopped run goes on from its last epoch, good or bad
+    latest = ModelCheckpoint(dirpath=folder.checkpoints, filename="last", monitor=None, enable_version_counter=False)
     bar = [ProgressBar()] if config.trainer.progress_bar else []
     trainer = make_trainer(
         config,
         experiment.module,
-        callbacks=[checkpoints, LearningRateMonitor("step"), *bar, *make_callbacks(config, experiment)],
+        callbacks=[checkpoints, latest, LearningRateMonitor("step"), *bar, *make_callbacks(config, experiment)],
         logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
         default_root_dir=folder.path,
     )
@@ -151,7 +154,13 @@ def _progress(settings: Iterable[Any]) -> Iterator[Any]:
 def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
     """Refuses evaluations that could only fail after the training."""
     _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
+    if config.trainer.precision not in PRECISIONS:
+        raise UserError(f"trainer.precision={config.trainer.precision} is not one of {', '.join(PRECISIONS)}")
     for name, callback in config.callbacks.items():
+        if callback is None:
+            raise UserError(f"callbacks.{name}=null: use ~callbacks.{name} or callbacks=none to go without")
+        if "decoders" in callback and not callback.decoders:
+            raise UserError(f"callbacks.{name}.decoders is empty: name at least one, or use callbacks=none")
         _check_budgets(config, f"callbacks.{name}", callback.get("steps_per_block", []))
         wanted, there = callback.get("examples", 0), config.data.validation_size
         if there is not None and wanted > there:

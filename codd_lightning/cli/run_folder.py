@@ -48,7 +48,10 @@ class RunFolder:
             raise UserError(f"output_dir={self.path} is a file")
         if self.config_file.exists() and not config.overwrite:
             self._require_continuable(config)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output_dir={self.path} cannot be made: {error.strerror}") from None
         if config.overwrite:
             self.results_file.unlink(missing_ok=True)
             for part in (self.checkpoints, self.path / "tensorboard"):

@@ -174,7 +174,7 @@ def _any_order(question: Question) -> Answer:
         chosen, where, what = rows[active], position[active], token[active]
         tokens[chosen, where] = what
         committed[chosen, where] = True
-        confidence[chosen, where] = distribution[chosen, what]
+        confidence[chosen, where] = distribution[chosen, what].to(confidence.dtype)
         masked[chosen, where] = False
         posterior.condition(chosen, where, what)
 

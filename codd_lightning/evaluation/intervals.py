@@ -21,7 +21,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     centre = share + Z_95**2 / (2 * n)
     spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
     scale = 1 + Z_95**2 / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding may put an end past the share itself
 
 
 def bootstrap_ratio(totals: Tensor, counts: Tensor, seed: int = 0) -> tuple[float, float]:

@@ -307,7 +307,9 @@ def test_completions_are_drawn_from_the_exact_joint(structure: str, kind: str, b
         top_k=1 if kind == "truncated" else None,
         potentials=kind == "potentials",
     )
-    tokens = sample_completions(spread(circuit.posterior(scene.evidence), draws), torch.Generator().manual_seed(0))
+    tokens = sample_completions(
+        spread(circuit.posterior(scene.evidence), draws), generator=torch.Generator().manual_seed(0)
+    )
     place = torch.tensor([circuit.vocab_size**i for i in reversed(range(length))])
     expected = scene.pairs(0).completions
     assert_frequencies((tokens * place).sum(-1).bincount(minlength=len(expected)), expected, draws)

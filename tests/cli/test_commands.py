@@ -89,7 +89,7 @@ class TestTrain:
         board = EventAccumulator(str(finished_run / "tensorboard"))
         board.Reload()
         tags = set(board.Tags()["scalars"])
-        assert "strict_accuracy/any_order_left_to_right_eos_last/steps_4" in tags
+        assert "strict_accuracy/any_order_eos_last/steps_4" in tags
         assert any(tag.startswith("validation/cll_gain/") for tag in tags)
         assert any(tag.startswith("samples/0") for tag in board.Tags()["tensors"])
 
@@ -235,7 +235,7 @@ def test_the_help_of_an_experiment_lists_groups_and_keys(capsys: pytest.CaptureF
     assert main(["train", "smoke", "--help"]) == 0
     printed = capsys.readouterr().out
     assert "circuit.num_states=32" in printed
-    assert "optimizer: adamw, muon" in printed
+    assert "optimizer: adamw, anemone, em, muon" in printed
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
