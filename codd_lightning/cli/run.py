@@ -1,6 +1,7 @@
 """One run: fit, export, measure on the test split, and say what to do next."""
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from codd_lightning.cli.build import Experiment, build, make_callbacks, make_tra
 from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
 from codd_lightning.cli.model_card import circuit_card
 from codd_lightning.cli.run_folder import Manifest, RunFolder, fingerprint, write_text
+from codd_lightning.diffusion import CANVASES
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import (
     Row,
@@ -156,6 +158,17 @@ def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
     _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
     if config.trainer.precision not in PRECISIONS:
         raise UserError(f"trainer.precision={config.trainer.precision} is not one of {', '.join(PRECISIONS)}")
+    if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
+        known = ", ".join((*CANVASES, "mixed"))
+        raise UserError(f"evaluation.likelihood_canvas={config.evaluation.likelihood_canvas} is not one of {known}")
+    cores = os.cpu_count() or 1
+    if config.trainer.accelerator == "cpu" and config.trainer.devices > cores:
+        raise UserError(f"trainer.devices={config.trainer.devices} is more than the {cores} cores of this machine")
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=cpu")
+    size = config.data.train_size
+    if size is not None and size < config.data.batch_size:
+        raise UserError(f"data.train_size={size} is less than one batch: data.batch_size={config.data.batch_size}")
     for name, callback in config.callbacks.items():
         if callback is None:
             raise UserError(f"callbacks.{name}=null: use ~callbacks.{name} or callbacks=none to go without")
@@ -165,6 +178,8 @@ def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
         wanted, there = callback.get("examples", 0), config.data.validation_size
         if there is not None and wanted > there:
             raise UserError(f"callbacks.{name}.examples={wanted} is more than data.validation_size={there}")
+    if experiment.circuit is not None and not hasattr(experiment.module, "circuit"):
+        raise UserError("this objective trains no circuit: add circuit=none")
     for decoder in experiment.decoders:
         if decoder.proposal not in (None, "factorized") and experiment.circuit is None:
             raise UserError(f"evaluation.decoders: {decoder.proposal} needs a circuit, and circuit=none")

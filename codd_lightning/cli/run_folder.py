@@ -46,6 +46,8 @@ class RunFolder:
         self._resolved = OmegaConf.to_yaml(config, resolve=True)
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output_dir={self.path} is a file")
+        if config.overwrite and self.path.exists() and any(self.path.iterdir()) and not self._is_run:
+            raise UserError(f"output_dir={self.path} holds files but no run: it is not overwritten; give another")
         if self.config_file.exists() and not config.overwrite:
             self._require_continuable(config)
         try:
@@ -57,6 +59,10 @@ class RunFolder:
             for part in (self.checkpoints, self.path / "tensorboard"):
                 shutil.rmtree(part, ignore_errors=True)
         write_text(self.config_file, self._resolved)
+
+    @property
+    def _is_run(self) -> bool:
+        return self.config_file.is_file() and (self.path / "manifest.json").is_file()
 
     @property
     def config_file(self) -> Path:

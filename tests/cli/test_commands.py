@@ -246,3 +246,35 @@ def test_a_grid_runs_every_cell_in_a_folder_of_its_own(tmp_path: Path, monkeypat
     results = sorted(tmp_path.glob("outputs/smoke/*/*/results.json"))
     assert len(results) == 2
     assert {load_circuit(path.parent / "circuit").config()["num_states"] for path in results} == {4, 8}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["objective=masked_diffusion"], "circuit=none"),
+        (["evaluation.likelihood_canvas=foo"], "evaluation.likelihood_canvas=foo"),
+        (["trainer.devices=9999999"], "trainer.devices=9999999"),
+        (["data.train_size=7"], "data.batch_size"),
+        (["trainer.precision=bf16-true"], "trainer.precision=bf16-true"),
+        (["callbacks.few_step_reasoning.decoders=[]"], "callbacks.few_step_reasoning.decoders"),
+        (["callbacks.few_step_reasoning.examples=65"], "callbacks.few_step_reasoning.examples=65"),
+        (["optimizer.lr=inf"], "optimizer.lr=inf"),
+        (["backbone.device=foo"], "device=foo"),
+        (["=3"], "key=value"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_before_anything_is_written(
+    overrides: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "smoke", f"output_dir={tmp_path / 'out'}", *overrides]) == 2
+    error = capsys.readouterr().err
+    assert named in error.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "precious.bin").touch()
+    assert main(["train", "smoke", f"output_dir={tmp_path}", "overwrite=true"]) == 2
+    assert "holds files but no run" in capsys.readouterr().err
+    assert (tmp_path / "checkpoints" / "precious.bin").exists()
