@@ -1,6 +1,6 @@
 """Expectation maximisation: parameters move towards normalised expected counts (flows)."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +15,7 @@ from codd_lightning.circuits.scaling import safe
 Counts = Mapping[str, Tensor]
 
 
-class CountingOptimizer(torch.optim.Optimizer):
+class CountingOptimizer(torch.optim.Optimizer, ABC):
     """An optimizer that is given expected counts instead of gradients.
 
     Two uses. With counts under known tokens alone it maximises the likelihood `log p_ω(x)`. With counts

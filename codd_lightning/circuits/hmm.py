@@ -11,10 +11,6 @@ from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.latent import EMISSION_SPREAD, LatentCircuit
 from codd_lightning.circuits.tables import Tables
 
-# Starting logits have these standard deviations. Transitions start sparse, a few successors for each state: paths
-# that share a state from the start are pulled apart late or never, and what should be remembered along them is lost.
-INITIAL_SPREAD, TRANSITION_SPREAD = 0.3, 3.0
-
 
 @register_circuit("hmm")
 class HMM(LatentCircuit):
@@ -34,6 +30,9 @@ class HMM(LatentCircuit):
     """
 
     tables: ClassVar[dict[str, int]] = {"initial": -1, "transition": -1, "emission": 1}
+    # Transitions start sparse, a few successors for each state: paths that share a state from the start are pulled
+    # apart late or never, and what should be remembered along them is lost.
+    spreads: ClassVar[dict[str, float]] = {"initial": 0.3, "transition": 3.0, "emission": EMISSION_SPREAD}
 
     def __init__(self, num_states: int, vocab_size: int, block_length: int, homogeneous: bool = True) -> None:
         super().__init__(num_states, vocab_size, block_length, homogeneous)
@@ -41,13 +40,6 @@ class HMM(LatentCircuit):
         self.initial_logits = nn.Parameter(torch.empty(num_states))
         self.transition_logits = nn.Parameter(torch.empty(steps, num_states, num_states))
         self.reset_parameters()
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws random starting parameters, well away from the saddle where all states are alike."""
-        with torch.no_grad():
-            self.initial_logits.normal_(0.0, INITIAL_SPREAD, generator=generator)
-            self.transition_logits.normal_(0.0, TRANSITION_SPREAD, generator=generator)
-            self.emission_logits.normal_(0.0, EMISSION_SPREAD, generator=generator)
 
     @classmethod
     def from_probabilities(cls, initial: Tensor, transition: Tensor, emission: Tensor, block_length: int) -> "HMM":
@@ -84,12 +76,7 @@ class HMM(LatentCircuit):
         return circuit.requires_grad_(False)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "num_states": self.num_states,
-            "vocab_size": self.vocab_size,
-            "block_length": self.block_length,
-            "homogeneous": self.homogeneous,
-        }
+        return {**super().config(), "homogeneous": self.homogeneous}
 
     def probabilities(self) -> tuple[Tensor, Tensor, Tensor]:
         """Initial `(N,)`, transition `(N, N)`, emission `(N, V)`; inhomogeneous `(L-1, N, N)` and `(L, N, V)`."""

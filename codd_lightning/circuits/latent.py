@@ -1,6 +1,7 @@
 """Circuits whose tokens are independent given one latent state per position."""
 
 from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,14 @@ class LatentCircuit(Circuit):
         block_length: the most positions that a block may have.
         homogeneous: whether all positions share one emission.
 
+    Attributes:
+        spreads: standard deviations of the starting logits of each table.
+
     Raises:
         CircuitError: a size is not positive.
     """
+
+    spreads: ClassVar[dict[str, float]]
 
     def __init__(self, num_states: int, vocab_size: int, block_length: int, homogeneous: bool) -> None:
         super().__init__()
@@ -42,6 +48,15 @@ class LatentCircuit(Circuit):
         self.homogeneous = homogeneous
         self.emission_logits = nn.Parameter(torch.empty(1 if homogeneous else block_length, vocab_size, num_states))
         self._cache: tuple[object, Tables] | None = None
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws random starting parameters, table by table, with the standard deviations of `spreads`."""
+        with torch.no_grad():
+            for name in self.tables:
+                self._parameter(name).normal_(0.0, self.spreads[name], generator=generator)
+
+    def config(self) -> dict[str, Any]:
+        return {"num_states": self.num_states, "vocab_size": self.vocab_size, "block_length": self.block_length}
 
     @abstractmethod
     def _log_normalizer(self, tables: Tables, scores: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A shallow mixture: one latent state for the whole block."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,6 @@ from codd_lightning.circuits.latent import EMISSION_SPREAD, LatentCircuit
 from codd_lightning.circuits.messages import Messages
 from codd_lightning.circuits.scaling import entropy_of, masked_log, normalize_log, rescale, safe_log
 from codd_lightning.circuits.tables import Tables
-
-PRIOR_SPREAD = 0.3
 
 
 @register_circuit("mixture")
@@ -32,20 +30,12 @@ class Mixture(LatentCircuit):
     """
 
     tables: ClassVar[dict[str, int]] = {"prior": -1, "emission": 1}
+    spreads: ClassVar[dict[str, float]] = {"prior": 0.3, "emission": EMISSION_SPREAD}
 
     def __init__(self, num_states: int, vocab_size: int, block_length: int) -> None:
         super().__init__(num_states, vocab_size, block_length, homogeneous=False)
         self.prior_logits = nn.Parameter(torch.empty(num_states))
         self.reset_parameters()
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws random starting parameters."""
-        with torch.no_grad():
-            self.prior_logits.normal_(0.0, PRIOR_SPREAD, generator=generator)
-            self.emission_logits.normal_(0.0, EMISSION_SPREAD, generator=generator)
-
-    def config(self) -> dict[str, Any]:
-        return {"num_states": self.num_states, "vocab_size": self.vocab_size, "block_length": self.block_length}
 
     def _log_normalizer(self, tables: Tables, scores: Tensor) -> Tensor:
         joint, log_scale = normalize_log(masked_log(tables.latent["prior"]) + masked_log(scores).sum(1))

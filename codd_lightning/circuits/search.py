@@ -59,6 +59,7 @@ def beam_search(posterior: Posterior, width: int) -> Completions:
     evidence = posterior.evidence
     batch_size, length = evidence.tokens.shape
     device = evidence.tokens.device
+    absent = torch.zeros_like(evidence.observed) if evidence.absent is None else evidence.absent
     first_row = torch.arange(batch_size, device=device)[:, None] * width
     beams = posterior.rows(torch.arange(batch_size, device=device).repeat_interleave(width))
     tokens = torch.zeros(batch_size * width, length, dtype=torch.long, device=device)
@@ -67,22 +68,18 @@ def beam_search(posterior: Posterior, width: int) -> Completions:
     for position in range(length):
         marginals = beams.token_marginals(torch.full((batch_size * width,), position, device=device))  # (B W, V)
         vocab_size = marginals.shape[-1]
-        if evidence.absent is not None and bool(evidence.absent[:, position].any()):
-            nothing = torch.zeros_like(marginals[0]).index_fill_(0, torch.zeros(1, dtype=torch.long, device=device), 1)
-            gone = evidence.absent[:, position].repeat_interleave(width)
-            marginals = torch.where(gone[:, None], nothing, marginals)
+        gone = absent[:, position].repeat_interleave(width)
+        marginals[gone] = 0.0  # no choice there: token 0, at no cost
+        marginals[gone, 0] = 1.0
         extended = score[..., None] + marginals.log().view(batch_size, width, vocab_size)
         score, choice = extended.flatten(1).topk(width, -1)
         source = (first_row + choice // vocab_size).flatten()
         token = (choice % vocab_size).flatten()
         beams, tokens = beams.rows(source), tokens[source]
         tokens[:, position] = token
-        known = torch.arange(batch_size * width, device=device)
-        if evidence.absent is not None:
-            known = known[~evidence.absent[:, position].repeat_interleave(width)]
+        known = (~gone).nonzero().squeeze(-1)
         beams.condition(known, torch.full_like(known, position), token[known])
-    if evidence.absent is not None:
-        tokens = tokens.masked_fill(evidence.absent.repeat_interleave(width, 0), 0)
+    tokens = tokens.masked_fill(absent.repeat_interleave(width, 0), 0)
     return Completions(tokens.view(batch_size, width, length), score)
 
 

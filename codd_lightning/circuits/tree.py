@@ -1,6 +1,6 @@
 """A hidden balanced binary tree: any two positions are a few steps apart."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from codd_lightning.circuits.scaling import (
 )
 from codd_lightning.circuits.tables import Tables
 
-INITIAL_SPREAD, TRANSITION_SPREAD = 0.3, 2.0
 LEFT, RIGHT = 0, 1
 
 
@@ -40,6 +39,7 @@ class Tree(LatentCircuit):
     """
 
     tables: ClassVar[dict[str, int]] = {"initial": -1, "transition": -1, "emission": 1}
+    spreads: ClassVar[dict[str, float]] = {"initial": 0.3, "transition": 2.0, "emission": EMISSION_SPREAD}
 
     def __init__(self, num_states: int, vocab_size: int, block_length: int) -> None:
         super().__init__(num_states, vocab_size, block_length, homogeneous=True)
@@ -47,16 +47,6 @@ class Tree(LatentCircuit):
         self.initial_logits = nn.Parameter(torch.empty(num_states))
         self.transition_logits = nn.Parameter(torch.empty(self.depth, 2, num_states, num_states))
         self.reset_parameters()
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws random starting parameters."""
-        with torch.no_grad():
-            self.initial_logits.normal_(0.0, INITIAL_SPREAD, generator=generator)
-            self.transition_logits.normal_(0.0, TRANSITION_SPREAD, generator=generator)
-            self.emission_logits.normal_(0.0, EMISSION_SPREAD, generator=generator)
-
-    def config(self) -> dict[str, Any]:
-        return {"num_states": self.num_states, "vocab_size": self.vocab_size, "block_length": self.block_length}
 
     def _log_normalizer(self, tables: Tables, scores: Tensor) -> Tensor:
         message = _padded(scores, self.depth)  # (B, 2^depth, N)

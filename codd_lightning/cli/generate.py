@@ -32,8 +32,10 @@ def generate_command(args: argparse.Namespace) -> int:
     if args.circuit is None and args.proposal not in (None, "factorized"):
         raise UserError(f"--proposal {args.proposal} needs a --circuit")
     for prompt in args.prompts:
-        if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise UserError(f"prompt {prompt!r} is not valid text: it holds half a character")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"prompt {prompt!r} is not valid text: it holds half a character") from None
     quiet_libraries()
     circuit = load_circuit(args.circuit) if args.circuit is not None else None
     backbone = load_backbone(args.backbone)

@@ -43,7 +43,7 @@ def run(config: DictConfig) -> Path:
     quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
     experiment = build(config)  # what does not fit fails here, unwritten
-    _check_evaluation(config, experiment)
+    _check_feasible(config, experiment)
     folder = RunFolder(config)
     log_to(folder.log_file)
     manifest = Manifest(folder, config)
@@ -153,8 +153,8 @@ def _progress(settings: Iterable[Any]) -> Iterator[Any]:
     yield from tqdm(list(settings), desc="test split", unit="setting", leave=False)
 
 
-def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
-    """Refuses evaluations that could only fail after the training."""
+def _check_feasible(config: DictConfig, experiment: Experiment) -> None:
+    """Refuses what could only fail after something was written."""
     _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
     if config.trainer.precision not in PRECISIONS:
         raise UserError(f"trainer.precision={config.trainer.precision} is not one of {', '.join(PRECISIONS)}")
@@ -187,8 +187,6 @@ def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
         wanted, there = config.evaluation[name], config.data.test_size
         if there is not None and wanted > there:
             raise UserError(f"evaluation.{name}={wanted} is more than data.test_size={there}")
-    if config.evaluation.batch_size < 1 or config.data.batch_size < 1:
-        raise UserError("evaluation.batch_size and data.batch_size must be at least 1")
 
 
 def _check_budgets(config: DictConfig, owner: str, budgets: Sequence[int]) -> None:

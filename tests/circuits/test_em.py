@@ -176,3 +176,15 @@ def test_what_is_out_of_range_is_named(options: dict[str, float], named: str) ->
         EM(random_hmm(2, 3, 2), **options)
     with pytest.raises(CircuitError, match="momentum=1"):
         Anemone(random_hmm(2, 3, 2), momentum=1.0)
+
+
+@pytest.mark.parametrize("make", [EM, Anemone])
+def test_a_distribution_that_a_batch_rules_out_stays_as_it_was(
+    make: type[EM] | type[Anemone], circuit: Circuit
+) -> None:
+    """Without pseudocounts, a state whose every use the evidence expects and the tokens deny has no new table."""
+    optimizer = make(circuit, lr=0.9, pseudocount=0.0)
+    counts = circuit.expected_counts(soft(circuit, rows=4)[1])
+    optimizer.accumulate({name: torch.zeros_like(count) for name, count in counts.items()}, 4, against=counts)
+    optimizer.step()
+    assert all(not parameter.isnan().any() for parameter in circuit.parameters())

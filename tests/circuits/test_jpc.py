@@ -195,6 +195,9 @@ def change(index: int, key: str, value: object) -> object:
         (change(7, "params", np.ones(17, dtype=np.float32)), "17 input parameters"),
         (change(9, "params", np.full((1, 16, 16), np.nan, dtype=np.float32)), "sum to 1"),
         (change(9, "num_node_blocks", -1), "-1"),
+        (change(9, "edge_ids", np.array(0)), "edge_ids|TypeError"),
+        (change(9, "block_size", 10**30), "states|OverflowError|ValueError"),
+        (change(9, "type", []), "expected|TypeError"),
     ],
 )
 def test_what_is_not_an_hmm_is_said(tmp_path: Path, mend: object, named: str) -> None:

@@ -278,3 +278,13 @@ def test_a_folder_that_is_no_run_is_not_overwritten(tmp_path: Path, capsys: pyte
     assert main(["train", "smoke", f"output_dir={tmp_path}", "overwrite=true"]) == 2
     assert "holds files but no run" in capsys.readouterr().err
     assert (tmp_path / "checkpoints" / "precious.bin").exists()
+
+
+def test_a_prompt_with_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "[/a] hello", "--max-new-tokens", "2", "--block-length", "2", "--steps", "1"]) == 0
+    assert "[/a] hello" in capsys.readouterr().out
+
+
+def test_a_prompt_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "\udcff"]) == 2
+    assert "half a character" in capsys.readouterr().err
