@@ -196,6 +196,8 @@ class Circuit(
                 f"tokens of shape {tuple(tokens.shape)} do not fit evidence for "
                 f"{evidence.batch_size} blocks of {evidence.length}"
             )
+        if where is not None and (where.dtype != torch.bool or where.shape != tokens.shape):
+            raise CircuitError(f"where must be bool {tuple(tokens.shape)}, not {where.dtype} {tuple(where.shape)}")
         everywhere = torch.ones_like(tokens, dtype=torch.bool) if where is None else where
         clamped = evidence.clamp(tokens, everywhere)
         return self._log_sum(clamped) + evidence.log_weight(tokens, where)
@@ -230,6 +232,10 @@ class Circuit(
             raise CircuitError(
                 f"evidence over {evidence.vocab_size} tokens does not fit a circuit over {self.vocab_size}"
             )
+
+    def _check_weights(self, weights: Tensor | None, evidence: Evidence) -> None:
+        if weights is not None and tuple(weights.shape) != (evidence.batch_size,):
+            raise CircuitError(f"weights must be ({evidence.batch_size},), one a block, not {tuple(weights.shape)}")
 
     def _check_length(self, length: int) -> None:
         if not 1 <= length <= self.block_length:

@@ -1,6 +1,7 @@
 """What a circuit is conditioned on: known tokens, and soft evidence where tokens are masked."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,13 +82,14 @@ class Evidence:
             is_mask = torch.arange(vocab_size, device=logits.device) == mask_token_id
             scores = scores.masked_fill(is_mask, -torch.inf)
         _check_mass(scores, soft)
+        scores = scores - scores.detach().amax(-1, keepdim=True)  # a small temperature then overflows to 0 alone
         scores = (scores / temperature).masked_fill(~soft[..., None], 0.0)
         tokens = tokens.masked_fill(~observed, 0)
         common: dict[str, Any] = {"absent": absent, "latent_potentials": latent_potentials}
         if top_k is not None and mask_is_token:
             top_k += 1  # the mask token is always kept, with its weight of 0, so that no tail reaches it
         if top_k is None or top_k >= vocab_size:
-            return cls(tokens, observed, scores.softmax(-1), vocab_size, **common)
+            return cls(tokens, observed, _possible(scores.softmax(-1), scores), vocab_size, **common)
 
         ranking = scores.detach()
         if mask_is_token:
@@ -97,7 +99,8 @@ class Evidence:
             index = keep[..., None].where(known, 0)
             ranking = ranking.scatter(-1, index, torch.where(known, torch.inf, ranking.gather(-1, index)))
         token_ids = ranking.topk(top_k, dim=-1).indices.sort(dim=-1).values  # in order: memory is read in order
-        weights = (scores.gather(-1, token_ids) - scores.logsumexp(-1, keepdim=True)).exp()
+        kept = scores.gather(-1, token_ids)
+        weights = _possible((kept - scores.logsumexp(-1, keepdim=True)).exp(), kept)
         tail = (1.0 - weights.sum(-1)).clamp_min(0.0) / (vocab_size - top_k)
         return cls(tokens, observed, weights, vocab_size, token_ids, tail, **common)
 
@@ -197,8 +200,8 @@ def _check_arguments(
         raise EvidenceError(f"latent_potentials must have shape {(*shape, 'N')}, not {tuple(latent_potentials.shape)}")
     if latent_potentials is not None and not bool((latent_potentials < torch.inf).all()):
         raise EvidenceError("latent_potentials must be finite or minus infinity")
-    if not temperature > 0:
-        raise EvidenceError(f"temperature must be above 0, not {temperature}")
+    if not 0 < temperature < math.inf:
+        raise EvidenceError(f"temperature must be above 0 and finite, not {temperature}")
     if top_k is not None and top_k < 1:
         raise EvidenceError(f"top_k must be at least 1, not {top_k}")
     for name, ids in (("tokens", tokens), ("keep", keep)):
@@ -211,6 +214,11 @@ def _check_arguments(
                 f"{name}[{row}, {position}] is {ids[row, position].item()}, "
                 f"outside the vocabulary of {logits.shape[-1]}"
             )
+
+
+def _possible(weights: Tensor, scores: Tensor) -> Tensor:
+    """Weights that underflowed, at the least number instead of 0: only a score of minus infinity is impossible."""
+    return weights.clamp_min(torch.finfo(weights.dtype).tiny).masked_fill(scores == -torch.inf, 0.0)
 
 
 def _check_mass(scores: Tensor, soft: Tensor) -> None:

@@ -64,7 +64,7 @@ def load_circuit(path_or_repo: str | Path) -> Circuit:
         raise CircuitError(f"{folder / CONFIG_FILE}: circuit {structure!r} is not one of {', '.join(sorted(CIRCUITS))}")
     try:
         circuit = CIRCUITS[structure](**config)
-    except (TypeError, CircuitError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, MemoryError, RuntimeError) as error:
         raise CircuitError(f"{folder / CONFIG_FILE} does not describe a circuit {structure!r}: {error}") from None
     weights_path = folder / WEIGHTS_FILE
     if not weights_path.is_file():
@@ -123,6 +123,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise CircuitError(f"{path.parent} holds no {CONFIG_FILE}") from None
+    except OSError as error:
+        raise CircuitError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CircuitError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):

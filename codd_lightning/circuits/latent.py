@@ -86,6 +86,8 @@ class LatentCircuit(Circuit):
         return self._log_normalizer(tables, scores) + log_scales.sum(-1)
 
     def posterior(self, evidence: Evidence) -> Posterior:
+        if not evidence.batch_size:
+            raise CircuitError("evidence for no blocks leaves no posterior")
         tables = self._tables()
         scores, log_scales = self._scores(tables, evidence)
         _require_mass(log_scales)
@@ -94,6 +96,7 @@ class LatentCircuit(Circuit):
             return LatentPosterior(self, tables, evidence, scores.clone(), self._messages(tables, scores))
 
     def expected_counts(self, evidence: Evidence, weights: Tensor | None = None) -> dict[str, Tensor]:
+        self._check_weights(weights, evidence)
         with torch.enable_grad():
             leaves = {
                 name: self._parameter(name).detach().log_softmax(dim).requires_grad_()

@@ -91,6 +91,10 @@ def best_completion(posterior: Posterior, candidates: Tensor) -> tuple[Tensor, T
         posterior: of B blocks.
         candidates: `(B, K, L)` long.
     """
+    evidence = posterior.evidence
+    if candidates.dim() != 3 or candidates.shape[::2] != evidence.tokens.shape or not candidates.shape[1]:
+        expected = f"({evidence.batch_size}, K, {evidence.length}) with K at least 1"
+        raise CircuitError(f"candidates must have shape {expected}, not {tuple(candidates.shape)}")
     batch_size, count = candidates.shape[:2]
     rows = torch.arange(batch_size, device=candidates.device)
     scores = posterior.rows(rows.repeat_interleave(count)).log_prob(candidates.flatten(0, 1)).view(batch_size, count)

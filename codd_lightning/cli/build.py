@@ -12,10 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from codd_lightning.backbones import Backbone
 from codd_lightning.circuits import Circuit
+from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.data import TaskDataModule
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
-from codd_lightning.modules import Noise
+from codd_lightning.modules import Noise, Schedule
 from codd_lightning.tasks import SPLITS, Task
 
 
@@ -29,6 +30,7 @@ class Experiment:
     data: TaskDataModule
     module: L.LightningModule
     decoders: list[DecodingConfig]
+    callbacks: list[L.Callback]
 
 
 def build(config: DictConfig) -> Experiment:
@@ -37,41 +39,55 @@ def build(config: DictConfig) -> Experiment:
     Raises:
         UserError: values do not fit together.
     """
-    task = make(config.data.task)
-    backbone = make(config.backbone, texts=_texts(config, task), seed=config.seed)
+    task = make(config.data.task, Task, "data.task")
+    backbone = make(config.backbone, Backbone, "backbone", texts=_texts(config, task), seed=config.seed)
     if not backbone.eos_token_ids:
         raise UserError("the backbone names no end-of-sequence token, so responses could not end")
     data = make_data(config, task, backbone)
     circuit = None
     if config.circuit._target_ is not None:
-        circuit = make(config.circuit, vocab_size=backbone.vocab_size, block_length=config.data.block_length)
+        sizes = {"vocab_size": backbone.vocab_size, "block_length": config.data.block_length}
+        circuit = make(config.circuit, Circuit, "circuit", **sizes)
     noise = Noise(config.objective.canvas, config.data.block_length, config.objective.fully_masked, config.seed)
-    parts: dict[str, Any] = {"backbone": backbone, "noise": noise, "optimizer": make(config.optimizer)}
+    optimizer = make(config.optimizer, Schedule, "optimizer")
+    parts: dict[str, Any] = {"backbone": backbone, "noise": noise, "optimizer": optimizer}
     if circuit is not None:
         parts["circuit"] = circuit
-    module = make(config.objective, **parts)
+    module = make(config.objective, L.LightningModule, "objective", **parts)
     decoders = [decoding_config(config, decoder) for decoder in config.evaluation.decoders]
-    return Experiment(task, backbone, circuit, data, module, decoders)
+    return Experiment(task, backbone, circuit, data, module, decoders, _callbacks(config))
 
 
-def make(config: DictConfig, **available: Any) -> Any:
+def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:
     """Calls a config's `_target_` with its own keys that the target takes, and what it takes of the available parts.
 
+    Args:
+        config: of one object.
+        kind: what it must be.
+        name: of the config, for messages.
+        available: parts made before.
+
     Raises:
-        UserError: the target cannot be found, or lacks a part.
+        UserError: the target cannot be found, lacks a part, or makes something else.
     """
     values = {str(k): v for k, v in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]  # a mapping
-    name = values.pop("_target_")
+    path = values.pop("_target_")
     try:
-        target = get_object(name) if inspect.isclass(get_object(name)) else get_method(name)
+        target = get_object(path) if inspect.isclass(get_object(path)) else get_method(path)
     except (ImportError, ValueError) as error:
-        raise UserError(f"{name} cannot be imported: {error}") from None
-    takes = inspect.signature(target).parameters
+        raise UserError(f"{name}._target_={path} cannot be imported: {error}") from None
+    try:
+        takes = inspect.signature(target).parameters
+    except ValueError:
+        raise UserError(f"{name}._target_={path} makes no {kind.__name__}") from None
     parts = {key: value for key, value in available.items() if key in takes}
     lacking = [key for key, p in takes.items() if p.default is p.empty and key not in parts and key not in values]
     if lacking:
-        raise UserError(f"{name} needs a {lacking[0]}: this experiment has none")
-    return target(**{**{key: value for key, value in values.items() if key in takes}, **parts})
+        raise UserError(f"{name}._target_={path} needs a {lacking[0]}: this experiment has none")
+    made = target(**{**{key: value for key, value in values.items() if key in takes}, **parts})
+    if not isinstance(made, kind):
+        raise UserError(f"{name}._target_={path} makes a {type(made).__name__}, not a {kind.__name__}")
+    return made
 
 
 def make_data(config: DictConfig, task: Task, backbone: Backbone) -> TaskDataModule:
@@ -93,12 +109,11 @@ def decoding_config(config: DictConfig, decoder: DictConfig) -> DecodingConfig:
     )
 
 
-def make_callbacks(config: DictConfig, experiment: Experiment) -> list[L.Callback]:
-    """The callbacks that the config names."""
+def _callbacks(config: DictConfig) -> list[L.Callback]:
     callbacks = []
-    for callback in config.callbacks.values():
+    for name, callback in callbacks_of(config):
         decoders = [decoding_config(config, decoder) for decoder in callback.get("decoders", [])]
-        callbacks.append(make(callback, decoders=decoders, seed=config.seed))
+        callbacks.append(make(callback, L.Callback, f"callbacks.{name}", decoders=decoders, seed=config.seed))
     return callbacks
 
 

@@ -1,6 +1,8 @@
 """`codd import` and `codd export`: circuits from and to files that other programs read."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from codd_lightning.circuits import HMM, Circuit, load_circuit, load_jpc, save_circuit, save_jpc
@@ -13,7 +15,8 @@ def import_command(args: argparse.Namespace) -> int:
     """Reads a PyJuice file and writes a portable folder."""
     _require_room(args.folder, overwrite=args.overwrite)
     circuit = load_jpc(args.file)
-    save_circuit(circuit, args.folder)
+    with _writing(args.folder):
+        save_circuit(circuit, args.folder)
     print(f"{args.folder}: {_describe(circuit)}")
     return 0
 
@@ -26,12 +29,22 @@ def export_command(args: argparse.Namespace) -> int:
     if args.format == "jpc":
         if not isinstance(circuit, HMM):
             raise UserError(f"--format jpc is for HMMs; {args.source} is a circuit {circuit.structure!r}")
-        Path(args.folder).mkdir(parents=True, exist_ok=True)
-        save_jpc(circuit, Path(args.folder) / JPC_NAME)
+        with _writing(args.folder):
+            Path(args.folder).mkdir(parents=True, exist_ok=True)
+            save_jpc(circuit, Path(args.folder) / JPC_NAME)
     else:
-        save_circuit(circuit, args.folder)
+        with _writing(args.folder):
+            save_circuit(circuit, args.folder)
     print(f"{args.folder}: {_describe(circuit)}")
     return 0
+
+
+@contextmanager
+def _writing(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from None
 
 
 def _require_room(folder: str, overwrite: bool) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -20,6 +21,8 @@ from codd_lightning.errors import UserError
 
 CONFIG_MODULE = "codd_lightning.configs"
 CONFIG_NAME = "main"
+# Objects that no run can do without.
+PARTS = ("backbone", "circuit", "data.task", "objective", "optimizer")
 EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiment"
 
 
@@ -35,11 +38,19 @@ def compose_experiment(experiment: str, overrides: Sequence[str]) -> DictConfig:
     """
     register()
     for override in overrides:
-        if override.startswith("="):
+        key, _, value = override.partition("=")
+        if not key:
             raise UserError(f"{override!r} has no key before its =; write key=value")
+        if key in choices() and value == "null":
+            raise UserError(f"{override} is not a choice; there are: {', '.join(choices()[key])}")
     with experiment_overrides(experiment) as chosen, initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = compose(CONFIG_NAME, overrides=[*chosen, *overrides])
+        except yaml.MarkedYAMLError as error:
+            place = (
+                f"{error.problem_mark.name}, line {error.problem_mark.line + 1}" if error.problem_mark else experiment
+            )
+            raise UserError(f"{place}: not valid YAML: {error.problem}") from None
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(_explain(error, chosen, overrides)) from None
     check(config)
@@ -56,6 +67,7 @@ def check(config: DictConfig) -> None:
         OmegaConf.resolve(config.copy())
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
+    _require_parts(config)
     require_known_keys(config)
     _require_values(config)
     _require_ranges(config)
@@ -102,6 +114,24 @@ def require_known_keys(config: DictConfig) -> None:
                 raise UserError(f"{prefix}{key} is not an option{_hint(key, known, prefix)}")
 
 
+def callbacks_of(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """The callbacks that are switched on; `callbacks=none` leaves an experiment's settings of others without one."""
+    for name, callback in config.callbacks.items():
+        if "_target_" in callback:
+            yield str(name), callback
+
+
+def without_effect(config: DictConfig) -> list[str]:
+    """Options that are set and that the chosen parts do not use, as `key=value`."""
+    return [
+        f"{prefix}{option.name}={node[option.name]}"
+        for prefix, node in _nodes(config)
+        if dataclasses.is_dataclass(schema := OmegaConf.get_type(node))
+        for option in dataclasses.fields(schema)
+        if option.metadata.get("unused") and node[option.name] is not None
+    ]
+
+
 def keys_of(config: DictConfig) -> list[str]:
     """Every key of a configuration, dotted."""
     return [f"{prefix}{key}" for prefix, node in _nodes(config) for key in map(str, node) if key != "_target_"]
@@ -126,6 +156,22 @@ def _nodes(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConf
             for i, item in enumerate(value):
                 if isinstance(item, DictConfig):
                     yield from _nodes(item, f"{prefix}{key}[{i}].")
+
+
+def _require_parts(config: DictConfig) -> None:
+    """Refuses what `name=null` or `~name` took away and no run can do without."""
+    for name in PARTS:
+        part = OmegaConf.select(config, name)
+        if not isinstance(part, DictConfig) or "_target_" not in part:
+            known = ", ".join(choices().get(name, []))
+            raise UserError(f"{name} is missing: " + (f"choose one of {known}" if known else "it cannot be null"))
+    for name, callback in config.callbacks.items():
+        if callback is None:
+            raise UserError(f"callbacks.{name}=null: use ~callbacks.{name} or callbacks=none to go without")
+        if "_target_" not in callback and str(name) not in choices()["callbacks"]:
+            raise UserError(f"callbacks.{name} is not a callback{_hint(str(name), choices()['callbacks'])}")
+    if config.output_dir == "":
+        raise UserError("output_dir is empty: name a folder, or leave it out")
 
 
 def _require_values(config: DictConfig) -> None:
@@ -157,7 +203,7 @@ def _require_ranges(config: DictConfig) -> None:
 
 def _explain(error: Exception, chosen: Sequence[str], overrides: Sequence[str]) -> str:
     """One line for what composition found wrong."""
-    causes = list(_causes(error))
+    causes = list(_causes(error)) or [error]
     cause = next((c for c in causes if getattr(c, "full_key", None)), causes[-1])
     first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
     key = getattr(cause, "full_key", None)

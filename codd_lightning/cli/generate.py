@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 
 import torch
 from rich.console import Console
@@ -19,16 +20,9 @@ DEFAULT_STEPS_PER_BLOCK = 8
 
 def generate_command(args: argparse.Namespace) -> int:
     """Decodes every prompt by the factorized proposal, and by a coupled one where there is a circuit."""
-    blocks = max(-(-args.max_new_tokens // max(args.block_length, 1)), 1)
-    config = DecodingConfig(
-        proposal="factorized",
-        remasking=args.remasking,
-        eos=args.eos,
-        steps=DEFAULT_STEPS_PER_BLOCK * blocks if args.steps is None else args.steps,
-        max_new_tokens=args.max_new_tokens,
-        block_length=args.block_length,
-    )
-    coupled = config.replace(proposal=args.proposal or "any_order")
+    config, coupled = _configs(args)
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed {args.seed} must lie in [0, 2^63)")
     if args.circuit is None and args.proposal not in (None, "factorized"):
         raise UserError(f"--proposal {args.proposal} needs a --circuit")
     for prompt in args.prompts:
@@ -46,6 +40,24 @@ def generate_command(args: argparse.Namespace) -> int:
         results[str(coupled.proposal)] = _decode(backbone, args, coupled, circuit)
     _print(args, results)
     return 0
+
+
+def _configs(args: argparse.Namespace) -> tuple[DecodingConfig, DecodingConfig]:
+    """The factorized decoder and the coupled one."""
+    blocks = max(-(-args.max_new_tokens // max(args.block_length, 1)), 1)
+    try:
+        config = DecodingConfig(
+            proposal="factorized",
+            remasking=args.remasking,
+            eos=args.eos,
+            steps=DEFAULT_STEPS_PER_BLOCK * blocks if args.steps is None else args.steps,
+            max_new_tokens=args.max_new_tokens,
+            block_length=args.block_length,
+        )
+        return config, config.replace(proposal=args.proposal or "any_order")
+    except UserError as error:  # it names keys of a config; here they are options
+        named = re.sub(r"decoding\.(\w+)=", lambda key: f"--{key[1].replace('_', '-')} ", str(error))
+        raise UserError(named) from None
 
 
 def _decode(

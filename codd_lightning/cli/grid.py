@@ -1,42 +1,122 @@
-"""`codd train -m`: every combination of comma-separated overrides, through Hydra's multirun."""
+"""`codd train -m`: every combination of comma-separated overrides, through Hydra's sweeper and launcher."""
 
-import sys
+import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import hydra
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from rich.table import Table
 
-from codd_lightning.cli.compose import CONFIG_MODULE, CONFIG_NAME, check, experiment_overrides
+from codd_lightning.cli.compose import CONFIG_MODULE, CONFIG_NAME, check, compose_experiment, experiment_overrides
+from codd_lightning.cli.failure import report_error
 from codd_lightning.cli.run import run
+from codd_lightning.cli.run_folder import holds_finished
+from codd_lightning.errors import UserError
+from codd_lightning.evaluation import decoder_label, render
+
+# Of the rows of a cell, these are compared; the factorized decoder is the same in most.
+ACCURACY = "strict_accuracy"
+GAIN = "cll_gain"
 
 
 def run_grid(experiment: str, overrides: Sequence[str]) -> int:
-    """Runs one cell after another, each in a folder of its own under one for the grid."""
-    with experiment_overrides(experiment) as chosen:
-        fixed = [override.split("=")[0] for override in overrides if not _varies(override)]
-        sweep = f"outputs/{Path(experiment).stem}/${{now:%Y-%m-%d_%H-%M-%S}}"
-        sys.argv = [
-            sys.argv[0],
-            "--multirun",
-            *chosen,
-            f"hydra.sweep.dir={sweep}",
-            "hydra.sweep.subdir=${hydra.job.override_dirname}",
-            f"hydra.job.config.override_dirname.exclude_keys=[{','.join(['experiment', 'experiment_name', *fixed])}]",
-            *overrides,
-        ]
-        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_cell)()
-    return 0
+    """Runs one cell after another, each in a folder of its own under one for the grid.
+
+    A cell that fails does not stop the others. Returns the worst exit status of the cells.
+
+    Raises:
+        UserError: a cell's configuration is wrong; before any cell has started.
+    """
+    parsed = _parse(overrides)
+    for cell in grid_cells(overrides):
+        config = compose_experiment(experiment, cell)
+    parent = config.output_dir or f"outputs/{config.experiment_name}/${{now:%Y-%m-%d_%H-%M-%S}}"
+    named_by = [override.key_or_group for override in parsed if override.is_sweep_override()]
+    named_for_all = {override.key_or_group for override in parsed} - set(named_by)
+    excluded = ",".join(["experiment", "experiment_name", "output_dir", *sorted(named_for_all)])
+    with experiment_overrides(experiment) as chosen, initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None, "initialised by the line before"
+        batches = hydra.multirun(
+            CONFIG_NAME,
+            _cell,
+            [
+                *chosen,
+                *overrides,
+                f"hydra.sweep.dir={parent}",
+                "hydra.sweep.subdir=${hydra.job.override_dirname}" if named_by else "hydra.sweep.subdir=run",
+                f"hydra.job.config.override_dirname.exclude_keys=[{excluded}]",
+            ],
+        )
+    cells = [job.return_value for batch in batches for job in batch]
+    _compare(cells)
+    return max(status for _, status in cells)
 
 
-def _varies(override: str) -> bool:
-    """Whether an override is a sweep, `key=a,b`; such keys name the folders of a grid."""
-    value = override.split("=", 1)[-1]
-    return "," in value and not value.startswith(("[", "{"))
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(str(error).splitlines()[0]) from None
 
 
-def _cell(config: DictConfig) -> None:
-    check(config)
+def grid_cells(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every cell of a grid, none of them a sweep."""
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line or ""]
+        for override in _parse(overrides)
+    ]
+    return [list(cell) for cell in itertools.product(*choices)]
+
+
+def _cell(config: DictConfig) -> tuple[str, int]:
+    """One cell, unless it was finished before; returns its folder and exit status."""
     config.output_dir = HydraConfig.get().runtime.output_dir
-    run(config)
+    if holds_finished(config) and not config.overwrite:
+        print(f"{config.output_dir}: finished before")
+        return config.output_dir, 0
+    try:
+        check(config)
+        run(config)
+    except Exception as error:
+        return config.output_dir, report_error(error)
+    return config.output_dir, 0
+
+
+def _compare(cells: Sequence[tuple[str, int]]) -> None:
+    """Prints what the cells reached, side by side, and how to see more."""
+    parent = Path(cells[0][0]).parent
+    measured = {folder: _headline(Path(folder)) for folder, status in cells if status == 0}
+    columns = list(dict.fromkeys(name for values in measured.values() for name in values))
+    table = Table(title=f"{len(cells)} cells under {parent}", title_justify="left")
+    table.add_column("cell", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for folder, status in cells:
+        values = measured.get(folder, {})
+        outcome = [values.get(column, "") for column in columns] if status == 0 else ["failed"]
+        table.add_row(Path(folder).name, *outcome)
+    print(render(table))
+    print(f"next:\n  tensorboard --logdir {parent}")
+
+
+def _headline(folder: Path) -> dict[str, str]:
+    """The compared figures of one cell, by what they are of."""
+    rows: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())["metrics"]
+    figures = {}
+    for row in rows:
+        if row["name"] == ACCURACY and row["decoder"] != "factorized":
+            figures[f"{decoder_label(row)} @{row['steps_per_block']}"] = f"{100 * row['value']:.1f}"
+        elif row["name"] == GAIN:
+            figures["gain {:g}–{:g}".format(*row["mask_ratio"])] = f"{row['value']:.3f}"
+    return figures

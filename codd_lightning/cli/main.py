@@ -6,10 +6,10 @@ Nothing heavy is imported before the command line is known to be right.
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from codd_lightning.cli.arguments import build_parser, train_arguments
+from codd_lightning.cli.failure import report_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"codd: interrupted; {interrupt}" if str(interrupt) else "codd: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        return _report(error)
+        return report_error(error)
 
 
 def _dispatch(args: argparse.Namespace) -> int:
@@ -42,25 +42,6 @@ def _dispatch(args: argparse.Namespace) -> int:
     from codd_lightning.cli.generate import generate_command
 
     return generate_command(args)
-
-
-def _report(error: Exception) -> int:
-    """One line on standard error: 2 for what the user can mend, 1 for a fault of ours."""
-    if os.environ.get("CODD_TRACEBACK") == "1":
-        traceback.print_exception(error)
-    from codd_lightning.errors import UserError
-
-    mendable: tuple[type[Exception], ...] = (UserError,)
-    if "codd_lightning.circuits.errors" in sys.modules:
-        mendable = (UserError, sys.modules["codd_lightning.circuits.errors"].CircuitError)
-    message = " ".join(str(error).split())
-    if isinstance(error, mendable):
-        print(f"codd: {message}", file=sys.stderr)
-        return 2
-    log = getattr(error, "log_file", None)
-    where = f"the traceback is in {log}" if log else "CODD_TRACEBACK=1 shows the traceback"
-    print(f"codd: a fault of ours: {type(error).__name__}: {message} ({where})", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

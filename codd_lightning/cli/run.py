@@ -1,25 +1,26 @@
 """One run: fit, export, measure on the test split, and say what to do next."""
 
 import logging
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
 from codd_lightning.backbones import save_backbone
 from codd_lightning.circuits import save_circuit
-from codd_lightning.cli.build import Experiment, build, make_callbacks, make_trainer
+from codd_lightning.cli.build import Experiment, build, make_trainer
+from codd_lightning.cli.checkpoints import RunCheckpoint, read_checkpoint, restore
+from codd_lightning.cli.compose import without_effect
 from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
+from codd_lightning.cli.feasible import require_feasible
+from codd_lightning.cli.manifest import Manifest, fingerprint
 from codd_lightning.cli.model_card import circuit_card
-from codd_lightning.cli.run_folder import Manifest, RunFolder, fingerprint, write_text
-from codd_lightning.diffusion import CANVASES
+from codd_lightning.cli.run_folder import RunFolder, write_text
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import (
     Row,
@@ -35,21 +36,25 @@ from codd_lightning.modules import Noise
 
 log = logging.getLogger("codd_lightning")
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-
 
 def run(config: DictConfig) -> Path:
     """One run from start to results.json; returns its folder."""
     quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
     experiment = build(config)  # what does not fit fails here, unwritten
-    _check_feasible(config, experiment)
+    require_feasible(config, experiment)
     folder = RunFolder(config)
     log_to(folder.log_file)
+    for option in without_effect(config):
+        log.warning("%s has no effect here", option)
     manifest = Manifest(folder, config)
     manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})
     try:
         _run(config, experiment, folder, manifest)
+    except (KeyboardInterrupt, SystemExit):  # the latter is Lightning's answer to Ctrl-C
+        saved = (folder.checkpoints / "last.ckpt").exists()
+        mend = f"add output_dir={folder.path} to continue from the last whole epoch"
+        raise KeyboardInterrupt(mend if saved else "before the end of the first epoch: nothing was saved") from None
     except Exception as error:
         if not isinstance(error, UserError):
             log.debug("", exc_info=True)
@@ -70,36 +75,28 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
         f"{parameters['backbone']:,}",
         f"{parameters['circuit']:,}",
     )
-    checkpoints = ModelCheckpoint(
-        dirpath=folder.checkpoints,
-        filename="best",
-        monitor="validation/nll_coupled" if experiment.circuit is not None else "validation/nll_per_masked_token",
-        enable_version_counter=False,
-    )
-    # "last" of ModelCheckpoint follows the best; a stopped run goes on from its last epoch, good or bad
-    latest = ModelCheckpoint(dirpath=folder.checkpoints, filename="last", monitor=None, enable_version_counter=False)
+    monitor = "validation/nll_coupled" if experiment.circuit is not None else "validation/nll_per_masked_token"
+    best = RunCheckpoint(folder.checkpoints, "best", monitor)
+    last = RunCheckpoint(folder.checkpoints, "last")  # a stopped run goes on from its last epoch, good or bad
+    timer = Timer()  # counts over all starts of a run
     bar = [ProgressBar()] if config.trainer.progress_bar else []
     trainer = make_trainer(
         config,
         experiment.module,
-        callbacks=[checkpoints, latest, LearningRateMonitor("step"), *bar, *make_callbacks(config, experiment)],
+        callbacks=[best, last, timer, LearningRateMonitor("step"), *bar, *experiment.callbacks],
         logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
         default_root_dir=folder.path,
     )
     if folder.checkpoint is not None:
-        manifest.resume(int(torch.load(folder.checkpoint, weights_only=True)["global_step"]))
+        manifest.resume(int(read_checkpoint(folder.checkpoint)["global_step"]))
         log.info("continuing from %s", folder.checkpoint)
-    before = manifest.seconds
-    try:
-        if not any(p.requires_grad for p in experiment.module.parameters()):
-            log.info("nothing here has parameters to train; measuring it as it is")
-        else:
-            trainer.fit(experiment.module, experiment.data, ckpt_path=folder.checkpoint, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        raise KeyboardInterrupt(f"add output_dir={folder.path} to continue from the last whole epoch") from None
-    training_seconds = manifest.seconds - before
-    if checkpoints.best_model_path:
-        _restore(experiment.module, checkpoints.best_model_path)
+    if not any(p.requires_grad for p in experiment.module.parameters()):
+        log.info("nothing here has parameters to train; it is measured as it is")
+    else:
+        trainer.fit(experiment.module, experiment.data, ckpt_path=folder.checkpoint, weights_only=True)
+    training_seconds = timer.time_elapsed()
+    if best.best_model_path:
+        restore(experiment.module, Path(best.best_model_path))
     rows = [row("training_seconds", training_seconds, training_seconds, training_seconds, 1, "s", "train")]
     rows += measure(config, experiment)
     _export(config, experiment, folder, rows)
@@ -110,7 +107,8 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
         parameters=parameters,
         metrics=rows,
     )
-    manifest.update(seconds=manifest.seconds)
+    manifest.update()
+    folder.finish()
     _say_goodbye(config, experiment, folder, rows)
 
 
@@ -151,57 +149,6 @@ def measure(config: DictConfig, experiment: Experiment) -> list[Row]:
 def _progress(settings: Iterable[Any]) -> Iterator[Any]:
     """A bar over the settings of the final evaluation."""
     yield from tqdm(list(settings), desc="test split", unit="setting", leave=False)
-
-
-def _check_feasible(config: DictConfig, experiment: Experiment) -> None:
-    """Refuses what could only fail after something was written."""
-    _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
-    if config.trainer.precision not in PRECISIONS:
-        raise UserError(f"trainer.precision={config.trainer.precision} is not one of {', '.join(PRECISIONS)}")
-    if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
-        known = ", ".join((*CANVASES, "mixed"))
-        raise UserError(f"evaluation.likelihood_canvas={config.evaluation.likelihood_canvas} is not one of {known}")
-    cores = os.cpu_count() or 1
-    if config.trainer.accelerator == "cpu" and config.trainer.devices > cores:
-        raise UserError(f"trainer.devices={config.trainer.devices} is more than the {cores} cores of this machine")
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=cpu")
-    size = config.data.train_size
-    if size is not None and size < config.data.batch_size:
-        raise UserError(f"data.train_size={size} is less than one batch: data.batch_size={config.data.batch_size}")
-    for name, callback in config.callbacks.items():
-        if callback is None:
-            raise UserError(f"callbacks.{name}=null: use ~callbacks.{name} or callbacks=none to go without")
-        if "decoders" in callback and not callback.decoders:
-            raise UserError(f"callbacks.{name}.decoders is empty: name at least one, or use callbacks=none")
-        _check_budgets(config, f"callbacks.{name}", callback.get("steps_per_block", []))
-        wanted, there = callback.get("examples", 0), config.data.validation_size
-        if there is not None and wanted > there:
-            raise UserError(f"callbacks.{name}.examples={wanted} is more than data.validation_size={there}")
-    if experiment.circuit is not None and not hasattr(experiment.module, "circuit"):
-        raise UserError("this objective trains no circuit: add circuit=none")
-    for decoder in experiment.decoders:
-        if decoder.proposal not in (None, "factorized") and experiment.circuit is None:
-            raise UserError(f"evaluation.decoders: {decoder.proposal} needs a circuit, and circuit=none")
-    for name in ("examples", "likelihood_examples"):
-        wanted, there = config.evaluation[name], config.data.test_size
-        if there is not None and wanted > there:
-            raise UserError(f"evaluation.{name}={wanted} is more than data.test_size={there}")
-
-
-def _check_budgets(config: DictConfig, owner: str, budgets: Sequence[int]) -> None:
-    if min(budgets, default=1) < 1:
-        raise UserError(f"{owner}.steps_per_block={list(budgets)} must be at least 1 each")
-    if max(budgets, default=1) > config.data.block_length:
-        raise UserError(
-            f"{owner}.steps_per_block={max(budgets)} is more than the {config.data.block_length} tokens of a block"
-        )
-
-
-def _restore(module: L.LightningModule, path: str) -> None:
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
 
 
 def _export(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:

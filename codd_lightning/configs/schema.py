@@ -16,6 +16,11 @@ def ranged(default: Any, minimum: float | None = None, maximum: float | None = N
     return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "above": above})
 
 
+def unused() -> Any:
+    """A field without effect, there so that experiments which set it for other choices compose; setting it warns."""
+    return field(default=None, metadata={"unused": True})
+
+
 @dataclass
 class PretrainedBackbone:
     """A backbone from a folder or the Hub."""
@@ -75,6 +80,7 @@ class FactorizedCircuit:
     """The circuit that knows nothing; has no parameters to train."""
 
     _target_: str = "codd_lightning.circuits.Factorized"
+    num_states: int | None = unused()
 
 
 @dataclass
@@ -83,6 +89,7 @@ class PretrainedCircuit:
 
     _target_: str = "codd_lightning.circuits.load_circuit"
     path_or_repo: str = MISSING
+    num_states: int | None = unused()
 
 
 @dataclass
@@ -272,7 +279,7 @@ class Config:
     callbacks: dict[str, Any] = field(default_factory=dict)
     experiment_name: str = "unnamed"
     description: str = ""
-    seed: int = ranged(0, minimum=0)
+    seed: int = ranged(0, minimum=0, maximum=2**32 - 1)
     output_dir: str | None = None
     overwrite: bool = False
 

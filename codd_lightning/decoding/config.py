@@ -1,6 +1,7 @@
 """How to decode: one frozen, checked set of options."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from codd_lightning.errors import UserError
 
 PARADIGMS = ("block",)
 EOS_RULES = ("any", "last")
+# Log-probabilities divided by less overflow float32.
+LEAST_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,14 @@ class DecodingConfig:
                 raise UserError(f"decoding.{name}={getattr(self, name)} must be at least 1")
         if not 0.0 <= self.gamma <= 1.0:
             raise UserError(f"decoding.gamma={self.gamma} is a share of masked tokens: from 0 to 1")
-        for name in ("tau", "temperature", "cfg_scale"):
-            if not getattr(self, name) >= 0.0:
-                raise UserError(f"decoding.{name}={getattr(self, name)} must be 0 or more")
+        for name in ("tau", "temperature"):
+            if getattr(self, name) != 0.0 and not LEAST_TEMPERATURE <= getattr(self, name) < math.inf:
+                raise UserError(
+                    f"decoding.{name}={getattr(self, name)} must be 0 (the most probable) or at least "
+                    f"{LEAST_TEMPERATURE:g}, and finite"
+                )
+        if not 0.0 <= self.cfg_scale < math.inf:
+            raise UserError(f"decoding.cfg_scale={self.cfg_scale} must be 0 or more, and finite")
         for name in ("top_k", "evidence_top_k"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"decoding.{name}={getattr(self, name)} must be at least 1")

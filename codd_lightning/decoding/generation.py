@@ -1,5 +1,6 @@
 """The one denoising loop."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -264,7 +265,10 @@ def _token_ids(backbone: AnyBackbone, prompts: Sequence[str] | Sequence[Sequence
                 raise UserError("the backbone has no tokenizer: give prompts as lists of token ids")
             rows.append(encode_prompt(prompt, backbone.tokenizer))
             continue
-        ids = [int(token) for token in cast("Sequence[int]", prompt)]
+        try:
+            ids = [operator.index(token) for token in cast("Sequence[int]", prompt)]
+        except TypeError:
+            raise UserError(f"prompt {number} must be a text or a list of token ids") from None
         outside = [token for token in ids if not 0 <= token < backbone.vocab_size]
         if outside:
             raise UserError(

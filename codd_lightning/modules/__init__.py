@@ -11,6 +11,7 @@ from codd_lightning.modules.optimizers import (
     ExpectationMaximization,
     Muon,
     OptimizerRecipe,
+    Schedule,
 )
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Muon",
     "Noise",
     "OptimizerRecipe",
+    "Schedule",
     "conditional_log_likelihood",
     "scored_blocks",
 ]

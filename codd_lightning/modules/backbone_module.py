@@ -50,7 +50,11 @@ class BackboneModule(L.LightningModule):
             self.log(tag, nll.mean(), prog_bar=True, batch_size=len(nll), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        return self._optimizer(self.backbone.named_parameters(), int(self.trainer.estimated_stepping_batches))
+        return self.optimizer_for(int(self.trainer.estimated_stepping_batches))
+
+    def optimizer_for(self, total_steps: int) -> dict[str, Any]:
+        """The optimizer and its schedule over some updates."""
+        return self._optimizer(self.backbone.named_parameters(), total_steps)
 
     def _token_nll(self, batch: Batch, noised: Noised) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of each scored token, and its row."""

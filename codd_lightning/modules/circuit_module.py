@@ -106,11 +106,16 @@ class CircuitModule(L.LightningModule):
         self.validation_likelihood.reset()
 
     def configure_optimizers(self) -> Any:
-        steps = int(self.trainer.estimated_stepping_batches)
-        if isinstance(self._optimizer, CountingRecipe):
-            return self._optimizer(self.circuit, steps)
+        return self.optimizer_for(int(self.trainer.estimated_stepping_batches))
+
+    def optimizer_for(self, total_steps: int) -> dict[str, Any] | None:
+        """The optimizer and its schedule over some updates; None for a circuit without parameters."""
         trainable = [(name, p) for name, p in self.circuit.named_parameters() if p.requires_grad]
-        return self._optimizer(trainable, steps) if trainable else None
+        if not trainable:
+            return None
+        if isinstance(self._optimizer, CountingRecipe):
+            return self._optimizer(self.circuit, total_steps)
+        return self._optimizer(trainable, total_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint["state_dict"]

@@ -146,7 +146,7 @@ class TestTrain:
     [
         (["circuit.num_state=3"], "circuit.num_states"),
         (["backbone=pretrained", "backbone.path_or_repo=./nowhere"], "nowhere"),
-        (["circuit=pretrained", "circuit.path_or_repo=./nowhere"], "circuit.num_states is not an option"),
+        (["circuit=pretrained", "circuit.path_or_repo=./nowhere"], "there is no circuit at nowhere"),
         (["data.max_response_tokens=50"], "data.max_response_tokens=50"),
         (["evaluation.steps_per_block=[64]"], "evaluation.steps_per_block=64"),
         (["evaluation.examples=100000"], "evaluation.examples=100000"),
@@ -204,10 +204,11 @@ class TestGenerate:
         ("options", "words"),
         [
             (["--proposal", "any_order"], "--circuit"),
-            (["--steps", "0"], "decoding.steps=0"),
-            (["--steps", "1"], "decoding.steps=1"),
-            (["--max-new-tokens", "0"], "decoding.max_new_tokens=0"),
-            (["--remasking", "magic"], "decoding.remasking=magic"),
+            (["--steps", "0"], "--steps 0"),
+            (["--steps", "1"], "--steps 1"),
+            (["--max-new-tokens", "0"], "--max-new-tokens 0"),
+            (["--remasking", "magic"], "--remasking magic"),
+            (["--seed", "-1"], "--seed -1"),
             (["--backbone", "./nowhere"], "nowhere"),
             (["--circuit", "./nowhere"], "nowhere"),
         ],
@@ -248,6 +249,41 @@ def test_a_grid_runs_every_cell_in_a_folder_of_its_own(tmp_path: Path, monkeypat
     assert {load_circuit(path.parent / "circuit").config()["num_states"] for path in results} == {4, 8}
 
 
+def test_nothing_of_a_grid_runs_when_a_cell_of_it_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "smoke", "-m", *SMALL, "circuit.num_states=4,0"]) == 2
+    assert capsys.readouterr().err == "codd: circuit.num_states=0 must be at least 1\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_grid_goes_on_after_a_failed_cell_and_skips_finished_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = tmp_path / "grid"
+    sweep = ["optimizer=muon,em", "evaluation.steps_per_block=[1],[2]"]
+    command = ["train", "smoke", "-m", *SMALL, "trainer.max_epochs=1", *sweep, f"output_dir={grid}"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("optimizer=muon is for the matrices") == 2
+    finished = sorted(path.parent.name for path in grid.glob("*/results.json"))
+    assert finished == ["evaluation.steps_per_block=[1],optimizer=em", "evaluation.steps_per_block=[2],optimizer=em"]
+    before = [path.read_bytes() for path in sorted(grid.glob("*/results.json"))]
+    assert main(command) == 2
+    assert capsys.readouterr().out.count("finished before") == 2
+    assert [path.read_bytes() for path in sorted(grid.glob("*/results.json"))] == before
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_circuit_without_parameters_is_measured_as_the_backbone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", "smoke", *SMALL, "circuit=factorized", f"output_dir={folder}"]) == 0
+    rows = json.loads((folder / "results.json").read_text())["metrics"]
+    assert all(abs(row["value"]) < 1e-5 for row in rows if row["name"] == "cll_gain")
+    assert "circuit.num_states=32 has no effect" in (folder / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
@@ -261,6 +297,17 @@ def test_a_grid_runs_every_cell_in_a_folder_of_its_own(tmp_path: Path, monkeypat
         (["optimizer.lr=inf"], "optimizer.lr=inf"),
         (["backbone.device=foo"], "device=foo"),
         (["=3"], "key=value"),
+        (["optimizer=muon"], "optimizer=muon"),
+        (["optimizer.betas=[2.0,0.9]"], "beta"),
+        (["data.max_prompt_tokens=1"], "data.max_prompt_tokens"),
+        (["callbacks.few_step_reasoning.decoders=[{proposal:magic}]"], "decoding.proposal=magic"),
+        (["circuit._target_=os.getcwd"], "circuit._target_=os.getcwd makes a str, not a Circuit"),
+        (["circuit=null"], "circuit=null is not a choice"),
+        (["~circuit"], "circuit is missing"),
+        (["~optimizer"], "optimizer is missing"),
+        (["data.task=null"], "data.task is missing"),
+        (["seed=4294967296"], "seed=4294967296"),
+        (["output_dir="], "output_dir is empty"),
     ],
 )
 def test_what_could_only_fail_later_is_refused_before_anything_is_written(

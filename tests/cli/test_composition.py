@@ -1,8 +1,11 @@
 """Every experiment composes; what is wrong with an override ends in one line that names it and the mend."""
 
+from pathlib import Path
+
 import pytest
 
 from codd_lightning.cli.compose import EXPERIMENTS, choices, compose_experiment, keys_of
+from codd_lightning.cli.grid import grid_cells
 from codd_lightning.errors import UserError
 
 ALL_EXPERIMENTS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
@@ -12,6 +15,20 @@ ALL_EXPERIMENTS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 def test_every_shipped_experiment_composes(name: str) -> None:
     overrides = ["backbone.path_or_repo=somewhere"] if name == "gsm8k_circuit" else []
     assert compose_experiment(name, overrides).experiment_name == name
+
+
+README_LINES = [
+    line.split("#")[0].split()
+    for line in (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    if line.startswith("codd train ") and ".yaml" not in line
+]
+
+
+@pytest.mark.parametrize("words", README_LINES, ids=" ".join)
+def test_every_line_of_the_readme_composes(words: list[str]) -> None:
+    overrides = [word for word in words[3:] if not word.startswith("-")]
+    for cell in grid_cells(overrides):
+        compose_experiment(words[2], cell)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""What a run is checked for once it is built and before anything is written."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from omegaconf import DictConfig
+
+from codd_lightning.cli.build import Experiment
+from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.diffusion import CANVASES
+from codd_lightning.errors import UserError
+from codd_lightning.modules import BackboneModule, CircuitModule
+from codd_lightning.tasks import SPLITS
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def require_feasible(config: DictConfig, experiment: Experiment) -> None:
+    """Refuses what could only fail after something was written.
+
+    Raises:
+        UserError: names the option, its value and the mend.
+    """
+    _check_trainer(config)
+    _check_data(config, experiment)
+    try:
+        if isinstance(experiment.module, BackboneModule | CircuitModule):
+            experiment.module.optimizer_for(total_steps=1)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"optimizer: {error}") from None
+    _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
+    if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
+        known = ", ".join((*CANVASES, "mixed"))
+        raise UserError(f"evaluation.likelihood_canvas={config.evaluation.likelihood_canvas} is not one of {known}")
+    for name, callback in callbacks_of(config):
+        if "decoders" in callback and not callback.decoders:
+            raise UserError(f"callbacks.{name}.decoders is empty: name at least one, or use callbacks=none")
+        _check_budgets(config, f"callbacks.{name}", callback.get("steps_per_block", []))
+        _check_examples(f"callbacks.{name}.examples", callback.get("examples", 0), experiment, "validation")
+    if experiment.circuit is not None and not hasattr(experiment.module, "circuit"):
+        raise UserError("this objective trains no circuit: add circuit=none")
+    for decoder in experiment.decoders:
+        if decoder.proposal not in (None, "factorized") and experiment.circuit is None:
+            raise UserError(f"evaluation.decoders: {decoder.proposal} needs a circuit, and circuit=none")
+    if config.evaluation.examples and not config.evaluation.steps_per_block and experiment.decoders:
+        raise UserError("evaluation.steps_per_block=[] measures nothing: name a budget, or evaluation.examples=0")
+
+
+def _check_trainer(config: DictConfig) -> None:
+    trainer = config.trainer
+    if trainer.precision not in PRECISIONS:
+        raise UserError(f"trainer.precision={trainer.precision} is not one of {', '.join(PRECISIONS)}")
+    cores = os.cpu_count() or 1
+    if trainer.accelerator == "cpu" and trainer.devices > cores:
+        raise UserError(f"trainer.devices={trainer.devices} is more than the {cores} cores of this machine")
+    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=cpu")
+
+
+def _check_data(config: DictConfig, experiment: Experiment) -> None:
+    data = config.data
+    if data.batch_size % config.trainer.devices:
+        raise UserError(
+            f"data.batch_size={data.batch_size} is the global batch and does not divide by "
+            f"trainer.devices={config.trainer.devices}"
+        )
+    for split in SPLITS:
+        experiment.data.dataset(split).example(0)  # one that fits
+    if (there := len(experiment.data.dataset("train"))) < data.batch_size:
+        raise UserError(f"data.batch_size={data.batch_size} is more than the {there} examples of the train split")
+    for name in ("examples", "likelihood_examples"):
+        _check_examples(f"evaluation.{name}", config.evaluation[name], experiment, "test")
+
+
+def _check_examples(option: str, wanted: int, experiment: Experiment, split: str) -> None:
+    if wanted > (there := len(experiment.data.dataset(split))):
+        raise UserError(f"{option}={wanted} is more than the {there} examples of the {split} split")
+
+
+def _check_budgets(config: DictConfig, owner: str, budgets: Sequence[int]) -> None:
+    if min(budgets, default=1) < 1:
+        raise UserError(f"{owner}.steps_per_block={list(budgets)} must be at least 1 each")
+    if max(budgets, default=1) > config.data.block_length:
+        raise UserError(
+            f"{owner}.steps_per_block={max(budgets)} is more than the {config.data.block_length} tokens of a block"
+        )
