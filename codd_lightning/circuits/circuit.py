@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.evidence import Evidence
+from codd_lightning.circuits.folder import CONFIG_FILE, find_folder, read_config, read_weights, write_folder
 
 CIRCUITS: dict[str, type["Circuit"]] = {}
 
@@ -207,15 +208,11 @@ class Circuit(
         """`log_partition` that answers minus infinity where nothing has mass."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from codd_lightning.circuits.files import save_circuit
-
-        save_circuit(self, save_directory)
+        write_circuit(self, save_directory)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **_: Any) -> "Circuit":
-        from codd_lightning.circuits.files import load_circuit
-
-        return load_circuit(model_id)
+        return read_circuit(find_folder(model_id))
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if tokens.dim() != 2 or tokens.dtype != torch.long:
@@ -240,3 +237,30 @@ class Circuit(
     def _check_length(self, length: int) -> None:
         if not 1 <= length <= self.block_length:
             raise CircuitError(f"blocks of {length} tokens do not fit a circuit over {self.block_length} positions")
+
+
+def write_circuit(circuit: Circuit, folder: Path) -> None:
+    """Writes a circuit as a portable folder."""
+    write_folder(folder, {"circuit": circuit.structure, **circuit.config()}, circuit.state_dict())
+
+
+def read_circuit(folder: Path) -> Circuit:
+    """Reads the circuit of a portable folder.
+
+    Raises:
+        CircuitError: the folder does not hold a whole circuit.
+    """
+    config = read_config(folder)
+    structure = config.pop("circuit", None)
+    if not isinstance(structure, str) or structure not in CIRCUITS:
+        raise CircuitError(f"{folder / CONFIG_FILE}: circuit {structure!r} is not one of {', '.join(sorted(CIRCUITS))}")
+    try:
+        circuit = CIRCUITS[structure](**config)
+    except (TypeError, ValueError, OverflowError, MemoryError, RuntimeError) as error:
+        raise CircuitError(f"{folder / CONFIG_FILE} does not describe a circuit {structure!r}: {error}") from None
+    weights = read_weights(folder, circuit.state_dict())
+    dtypes = {value.dtype for value in weights.values()}
+    if len(dtypes) == 1:
+        circuit = circuit.to(dtypes.pop())
+    circuit.load_state_dict(weights)
+    return circuit

@@ -1,6 +1,8 @@
 """One run: fit, export, measure on the test split, and say what to do next."""
 
 import logging
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,10 +169,12 @@ def _say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, 
         for metric in ("strict_accuracy", "flexible_accuracy"):
             log.info(render(accuracy_table(rows, metric)))
     log.info("results: %s", folder.results_file)
+    # as it can be typed here: with the environment's folder where that is not on the path
+    here = "" if shutil.which("codd") else f"{Path(sys.executable).parent}/"
     log.info("next:")
-    log.info("  tensorboard --logdir %s", folder.path)
+    log.info("  %stensorboard --logdir %s", here, folder.path)
     if experiment.circuit is not None:
         prompt = experiment.data.dataset("test").example(0)[0].prompt
         if len(prompt) < 200:
-            log.info('  codd generate "%s" --circuit %s', prompt, folder.path / "circuit")
-    log.info("  codd train %s --help", config.experiment_name)
+            log.info('  %scodd generate "%s" --circuit %s', here, prompt, folder.path / "circuit")
+    log.info("  %scodd train %s --help", here, config.experiment_name)
