@@ -97,9 +97,10 @@ class LatentCircuit(Circuit):
 
     def expected_counts(self, evidence: Evidence, weights: Tensor | None = None) -> dict[str, Tensor]:
         self._check_weights(weights, evidence)
+        dtype = torch.promote_types(self.emission_logits.dtype, torch.float32)
         with torch.enable_grad():
             leaves = {
-                name: self._parameter(name).detach().log_softmax(dim).requires_grad_()
+                name: self._parameter(name).detach().log_softmax(dim, dtype=dtype).requires_grad_()
                 for name, dim in self.tables.items()
             }
             log_emission = leaves["emission"]
@@ -163,13 +164,15 @@ class LatentCircuit(Circuit):
         return self._cache[1]
 
     def _normalized(self) -> Tables:
-        log_normalizer = self.emission_logits.logsumexp(1)  # (P, N)
+        dtype = torch.promote_types(self.emission_logits.dtype, torch.float32)  # of all sums
+        logits = self.emission_logits.to(dtype)
+        kept = dtype if torch.is_grad_enabled() else self.emission_logits.dtype  # gradients are summed in float32
+        log_normalizer = logits.logsumexp(1)  # (P, N)
+        latent = [name for name in self.tables if name != "emission"]
         return Tables(
-            latent={
-                name: self._parameter(name).softmax(dim) for name, dim in self.tables.items() if name != "emission"
-            },
-            emission=(self.emission_logits - log_normalizer[:, None]).exp(),
-            emission_logits=self.emission_logits,
+            latent={name: self._parameter(name).softmax(self.tables[name], dtype=dtype) for name in latent},
+            emission=(logits - log_normalizer[:, None]).exp().to(kept),
+            emission_logits=logits.to(kept),
             log_normalizer=log_normalizer,
         )
 

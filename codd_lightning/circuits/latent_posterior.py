@@ -51,26 +51,18 @@ class LatentPosterior(Posterior):
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
     def token_distribution(self, latents: Tensor) -> Tensor:
-        length = latents.shape[1]
-        emission = self._tables.emission[:length].expand(length, -1, -1)
-        places = torch.arange(length, device=latents.device)
-        return self._weigh(emission[places, :, latents], None)
+        return self._weigh(self._tables.token_distribution(latents), None)
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
     def token_marginals(self, positions: Tensor | None = None) -> Tensor:
-        emission = self._tables.emission
         if positions is not None:
             self._check_position(positions)
         states = self._messages.outside(positions)
         if self._potentials is not None:
             rows = torch.arange(len(states), device=states.device)
             states = states * (self._potentials if positions is None else self._potentials[rows, positions])
-        if len(emission) == 1:
-            return self._weigh(states @ emission[0].T, positions)
-        if positions is None:
-            return self._weigh(torch.einsum("bln,lvn->blv", states, emission[: states.shape[1]]), None)
-        return self._weigh(torch.einsum("bn,bvn->bv", states, emission[positions]), positions)
+        return self._weigh(self._tables.token_mixture(states, positions), positions)
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
@@ -79,12 +71,11 @@ class LatentPosterior(Posterior):
         row, position, token = (torch.as_tensor(x, device=device).reshape(-1) for x in (row, position, token))
         if not len(row):
             return
-        emission = self._tables.emission
         self._check_position(position)
-        for name, value, size in (("rows", row, len(self._scores)), ("tokens", token, emission.shape[1])):
+        for name, value, size in (("rows", row, len(self._scores)), ("tokens", token, self.circuit.vocab_size)):
             if int(value.min()) < 0 or int(value.max()) >= size:
                 raise CircuitError(f"{name} must lie in [0, {size}), not in [{int(value.min())}, {int(value.max())}]")
-        scores = emission[position if len(emission) > 1 else torch.zeros_like(position), token]  # (M, N)
+        scores = self._tables.score_of(token, position)
         if self._potentials is not None:
             scores = scores * self._potentials[row, position]
         scores, _ = normalize(scores)

@@ -9,12 +9,15 @@ from torch.nn import functional as F
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.scaling import safe
 
-CHUNK = 2**24  # elements that one pass of a maximum over the vocabulary may hold
+CHUNK = 2**24  # elements that one pass over a part of the vocabulary or of the positions may hold
 
 
 @dataclass(frozen=True)
 class Tables:
     """Parameters in the form that queries use; `P` is the block length, or 1 where all positions share.
+
+    Emissions may be stored in bfloat16, a quarter of what two float32 copies take; every sum over them
+    is taken in float32.
 
     Attributes:
         latent: distributions over latent states by name, as the structure defines them.
@@ -38,7 +41,27 @@ class Tables:
         if self._per_position:
             rows = tokens + self.emission.shape[1] * torch.arange(tokens.shape[1], device=tokens.device)
         logits = F.embedding(rows, self.emission_logits.flatten(0, 1))
-        return logits - self.log_normalizer[: tokens.shape[1]]
+        return logits.to(self.dtype) - self.log_normalizer[: tokens.shape[1]]
+
+    def token_distribution(self, latents: Tensor) -> Tensor:
+        """`E(z_i, v)`, `(B, L, V)`, of `(B, L)` states."""
+        length = latents.shape[1]
+        places = torch.arange(length, device=latents.device)
+        return self.emission[:length].expand(length, -1, -1)[places, :, latents].to(self.dtype)
+
+    def token_mixture(self, states: Tensor, positions: Tensor | None = None) -> Tensor:
+        """`Σ_n states[n] E(n, v)`: `(B, L, V)` of `(B, L, N)`, or `(B, V)` of `(B, N)` at one position per row."""
+        emission = self.emission
+        if not self._per_position:
+            return torch.cat([states @ part.to(self.dtype).T for part in emission[0].split(self._rows_at_once)], -1)
+        if positions is None:
+            return torch.einsum("bln,lvn->blv", states, emission[: states.shape[1]].to(self.dtype))
+        return torch.einsum("bn,bvn->bv", states, emission[positions].to(self.dtype))
+
+    def score_of(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """`E(n, x)`, `(M, N)`, of M tokens at their positions."""
+        places = positions if self._per_position else torch.zeros_like(positions)
+        return self.emission[places, tokens].to(self.dtype)
 
     def expected(self, evidence: Evidence, values: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         """`Σ_v E(n, v) w_i(v)`, `(M, N)`, at the M soft positions of evidence.
@@ -53,7 +76,7 @@ class Tables:
         table = self.emission if values is None else values
         plain = values is None and weights is None
         if weights is None:
-            weights = soft_weights(evidence, where).to(table.dtype)
+            weights = soft_weights(evidence, where).to(self.dtype)
         if evidence.token_ids is None:
             return self._dense_product(weights, where[1], table)
         # Σ_kept T w + tail (Σ T − Σ_kept T), in one pass over the kept rows
@@ -61,7 +84,7 @@ class Tables:
         ids = evidence.token_ids[where]
         if self._per_position:
             ids = ids + table.shape[1] * where[1][:, None]
-        kept = F.embedding_bag(ids, table.flatten(0, 1), mode="sum", per_sample_weights=(weights - tail).contiguous())
+        kept = self._bag(ids, (weights - tail).contiguous(), table.flatten(0, 1))
         if values is not None:
             return kept + tail * self._at(values.sum(1), where[1])
         if self.mass is not None:
@@ -71,7 +94,7 @@ class Tables:
     def largest(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
         """`max_v E(n, v) w_i(v)` and the token that reaches it, `(M, N)` each, at the soft positions."""
         where = evidence.soft.nonzero(as_tuple=True)
-        weights = soft_weights(evidence, where).to(self.emission.dtype)
+        weights = soft_weights(evidence, where).to(self.dtype)
         if evidence.token_ids is None:
             ids, tail = None, None
             entries = self.emission[0].numel()
@@ -112,12 +135,43 @@ class Tables:
 
     def _dense_product(self, weights: Tensor, positions: Tensor, table: Tensor) -> Tensor:
         if not self._per_position:
-            return weights @ table[0]
+            return self._product(weights, table[0])
         found = weights.new_zeros(len(positions), table.shape[2])
         for position in positions.unique().tolist():
             here = (positions == position).nonzero(as_tuple=True)
-            found = found.index_put(here, weights[here] @ table[position])
+            found = found.index_put(here, self._product(weights[here], table[position]))
         return found
+
+    def _product(self, weights: Tensor, table: Tensor) -> Tensor:
+        """`(M, V) @ (V, N)` in the precision of the weights."""
+        if table.dtype == weights.dtype:
+            return weights @ table
+        total = weights.new_zeros(len(weights), table.shape[1])
+        for part, rows in zip(weights.split(self._rows_at_once, 1), table.split(self._rows_at_once), strict=True):
+            total += part @ rows.to(weights.dtype)
+        return total
+
+    def _bag(self, ids: Tensor, weights: Tensor, table: Tensor) -> Tensor:
+        """`Σ_k weights[k] table[ids[k]]`, `(M, N)`, in the precision of the weights."""
+        if table.dtype == weights.dtype:
+            return F.embedding_bag(ids, table, mode="sum", per_sample_weights=weights)
+        at_once = max(CHUNK // (ids.shape[1] * table.shape[1]), 1)
+        found = [
+            torch.bmm(part[:, None], F.embedding(some, table).to(weights.dtype)).squeeze(1)
+            for some, part in zip(ids.split(at_once), weights.split(at_once), strict=True)
+        ]
+        return torch.cat(found)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of sums: that of the normalisers, float32 or better."""
+        return self.log_normalizer.dtype
+
+    @property
+    def _rows_at_once(self) -> int:
+        """Rows of the vocabulary that one product takes: all, unless they must be widened first."""
+        wide = self.emission.dtype == self.dtype
+        return self.emission.shape[1] if wide else max(CHUNK // self.emission.shape[2], 1)
 
     def _at(self, values: Tensor, positions: Tensor) -> Tensor:
         """Of `(P, ...)` values those of M positions: `(M, ...)`, or `(1, ...)` where all share."""
@@ -139,8 +193,9 @@ def soft_weights(evidence: Evidence, where: tuple[Tensor, ...]) -> Tensor:
 def emission_entropy(tables: Tables, evidence: Evidence) -> Tensor:
     """`H(x_i | z_i = n)` under `E(n, v) w_i(v)`, `(M, N)` nats, at the soft positions."""
     where = evidence.soft.nonzero(as_tuple=True)
-    weights = soft_weights(evidence, where).to(tables.emission.dtype)
+    weights = soft_weights(evidence, where).to(tables.dtype)
     total = tables.expected(evidence)
-    spent = tables.expected(evidence, values=torch.special.xlogy(tables.emission, tables.emission))
+    emission = tables.emission.to(tables.dtype)
+    spent = tables.expected(evidence, values=torch.special.xlogy(emission, emission))
     spent = spent + tables.expected(evidence, weights=torch.special.xlogy(weights, weights))
     return torch.where(total > 0, safe(total).log() - spent / safe(total), 0.0)
