@@ -20,7 +20,10 @@ from codd_lightning.circuits import HMM, Evidence
 
 NUM_STATES, LENGTH, BATCH_SIZE, TOP_K = 1024, 32, 4, 64
 SHARPNESS = 8.0  # standard deviation of the logits
-PARTS = ("inference_dense", "inference_top_k", "training_top_k", "posterior_top_k")
+PARTS = (
+    *("inference_dense", "inference_top_k", "posterior_top_k", "training_top_k"),
+    *("inference_dense_bfloat16", "inference_top_k_bfloat16", "posterior_top_k_bfloat16"),
+)
 REPEATS = 3
 
 
@@ -35,10 +38,13 @@ def evidence(vocab_size: int, top_k: int | None) -> tuple[Evidence, Tensor]:
 
 def run(part: str, vocab_size: int) -> dict[str, float | str]:
     """Time of one part, and the most memory that its process held."""
-    kind, _, truncation = part.partition("_")
-    given, tokens = evidence(vocab_size, TOP_K if truncation == "top_k" else None)
+    kind = part.partition("_")[0]
+    given, tokens = evidence(vocab_size, TOP_K if "top_k" in part else None)
     before = _peak_gib()
+    # a circuit that is only read comes in the type that it is stored in
+    torch.set_default_dtype(torch.bfloat16 if part.endswith("bfloat16") else torch.float32)
     hmm = HMM(NUM_STATES, vocab_size, LENGTH)
+    torch.set_default_dtype(torch.float32)
     optimizer = torch.optim.AdamW(hmm.parameters(), lr=1e-2) if kind == "training" else None
     seconds = []
     for _ in range(REPEATS + 1):

@@ -9,6 +9,7 @@ from codd_lightning.circuits.factorized import Factorized
 from codd_lightning.circuits.files import load_circuit, save_circuit
 from codd_lightning.circuits.hmm import HMM
 from codd_lightning.circuits.jpc import load_jpc, save_jpc
+from codd_lightning.circuits.latent import LatentCircuit
 from codd_lightning.circuits.mixture import Mixture
 from codd_lightning.circuits.search import Completions, beam_search, best_completion, sample_completions
 from codd_lightning.circuits.tree import Tree
@@ -25,6 +26,7 @@ __all__ = [
     "Evidence",
     "EvidenceError",
     "Factorized",
+    "LatentCircuit",
     "Mixture",
     "Mode",
     "Posterior",

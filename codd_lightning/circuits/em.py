@@ -141,7 +141,10 @@ class Anemone(CountingOptimizer):
         self._momentum = momentum
 
     def _prior_counts(self) -> Counts:
-        return self._circuit.expected_counts(_nothing_known(self._circuit))
+        circuit, one = self._circuit, next(self._circuit.parameters())
+        dtype = torch.promote_types(one.dtype, torch.float32)
+        nothing = Evidence.nothing_known(1, circuit.block_length, circuit.vocab_size, dtype=dtype, device=one.device)
+        return circuit.expected_counts(nothing)
 
     def _updated(
         self, log_table: Tensor, dim: int, state: dict[str, Any], prior: Tensor | None, lr: float, smoothing: float
@@ -164,18 +167,3 @@ class Anemone(CountingOptimizer):
 def _log_ratio(above: Tensor, below: Tensor) -> Tensor:
     """`log(above / below)`, 0 where both are 0."""
     return torch.where((above == 0) & (below == 0), 0.0, above.log() - below.log())
-
-
-def _nothing_known(circuit: Circuit) -> Evidence:
-    """Evidence for one block in which every token weighs 1."""
-    shape, device = (1, circuit.block_length), next(circuit.parameters()).device
-    nothing = torch.zeros(shape, dtype=torch.long, device=device)
-    ones = torch.ones(shape, device=device, dtype=next(circuit.parameters()).dtype)
-    return Evidence(
-        tokens=nothing,
-        observed=nothing.bool(),
-        weights=ones[..., None],
-        vocab_size=circuit.vocab_size,
-        token_ids=nothing[..., None],
-        tail=ones,
-    )

@@ -104,6 +104,21 @@ class Evidence:
         tail = (1.0 - weights.sum(-1)).clamp_min(0.0) / (vocab_size - top_k)
         return cls(tokens, observed, weights, vocab_size, token_ids, tail, **common)
 
+    @classmethod
+    def nothing_known(
+        cls,
+        batch_size: int,
+        length: int,
+        vocab_size: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "Evidence":
+        """Evidence in which every token weighs 1: a circuit conditioned on it is the circuit itself."""
+        nothing = torch.zeros(batch_size, length, dtype=torch.long, device=device)
+        ones = torch.ones(batch_size, length, dtype=dtype, device=device)
+        return cls(nothing, nothing.bool(), ones[..., None], vocab_size, nothing[..., None], ones)
+
     @property
     def batch_size(self) -> int:
         return self.tokens.shape[0]

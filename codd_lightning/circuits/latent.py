@@ -12,7 +12,7 @@ from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.latent_posterior import LatentPosterior
 from codd_lightning.circuits.messages import Messages
 from codd_lightning.circuits.scaling import modulate, normalize, normalize_log
-from codd_lightning.circuits.tables import Tables
+from codd_lightning.circuits.tables import Tables, normalized_emission
 
 # Emission logits start with this standard deviation. Smaller ones start on a saddle: states that are
 # alike get alike gradients, and stay alike.
@@ -165,14 +165,14 @@ class LatentCircuit(Circuit):
 
     def _normalized(self) -> Tables:
         dtype = torch.promote_types(self.emission_logits.dtype, torch.float32)  # of all sums
-        logits = self.emission_logits.to(dtype)
-        kept = dtype if torch.is_grad_enabled() else self.emission_logits.dtype  # gradients are summed in float32
-        log_normalizer = logits.logsumexp(1)  # (P, N)
+        # gradients are summed in float32; what is only read stays in the type that it is stored in
+        logits = self.emission_logits.to(dtype) if torch.is_grad_enabled() else self.emission_logits
+        log_normalizer, emission = normalized_emission(logits, dtype)
         latent = [name for name in self.tables if name != "emission"]
         return Tables(
             latent={name: self._parameter(name).softmax(self.tables[name], dtype=dtype) for name in latent},
-            emission=(logits - log_normalizer[:, None]).exp().to(kept),
-            emission_logits=logits.to(kept),
+            emission=emission,
+            emission_logits=logits,
             log_normalizer=log_normalizer,
         )
 

@@ -182,6 +182,24 @@ class Tables:
         return len(self.emission) > 1
 
 
+def normalized_emission(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Log normalisers `(P, N)` in a type, and the emissions `(P, V, N)` in that of their logits.
+
+    Logits of a narrower type are widened a part of the vocabulary at a time.
+    """
+    if logits.dtype == dtype:
+        log_normalizer = logits.logsumexp(1)
+        return log_normalizer, (logits - log_normalizer[:, None]).exp()
+    parts = logits.split(max(CHUNK // (len(logits) * logits.shape[2]), 1), 1)
+    log_normalizer = torch.stack([part.to(dtype).logsumexp(1) for part in parts]).logsumexp(0)
+    emission = torch.empty_like(logits)
+    first = 0
+    for part in parts:
+        emission[:, first : first + part.shape[1]] = (part.to(dtype) - log_normalizer[:, None]).exp()
+        first += part.shape[1]
+    return log_normalizer, emission
+
+
 def soft_weights(evidence: Evidence, where: tuple[Tensor, ...]) -> Tensor:
     """`(M, V)` weights at M positions, or `(M, K + 1)`: those kept, and that of each token left out."""
     weights = evidence.weights[where]

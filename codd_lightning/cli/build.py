@@ -16,7 +16,7 @@ from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.data import TaskDataModule
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
-from codd_lightning.modules import Noise, Schedule
+from codd_lightning.modules import Initialization, Noise, Schedule
 from codd_lightning.tasks import SPLITS, Task
 
 
@@ -28,9 +28,11 @@ class Experiment:
     backbone: Backbone
     circuit: Circuit | None
     data: TaskDataModule
+    noise: Noise
     module: L.LightningModule
     decoders: list[DecodingConfig]
     callbacks: list[L.Callback]
+    initialization: Initialization
 
 
 def build(config: DictConfig) -> Experiment:
@@ -55,7 +57,8 @@ def build(config: DictConfig) -> Experiment:
         parts["circuit"] = circuit
     module = make(config.objective, L.LightningModule, "objective", **parts)
     decoders = [decoding_config(config, decoder) for decoder in config.evaluation.decoders]
-    return Experiment(task, backbone, circuit, data, module, decoders, _callbacks(config))
+    initialization = make(config.initialization, Initialization, "initialization")
+    return Experiment(task, backbone, circuit, data, noise, module, decoders, _callbacks(config), initialization)
 
 
 def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:

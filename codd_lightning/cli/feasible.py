@@ -13,6 +13,7 @@ from codd_lightning.errors import UserError
 from codd_lightning.modules import BackboneModule, CircuitModule
 from codd_lightning.tasks import SPLITS
 
+PRETRAINED = "codd_lightning.circuits.load_circuit"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -40,6 +41,11 @@ def require_feasible(config: DictConfig, experiment: Experiment) -> None:
             raise UserError(f"callbacks.{name}.decoders is empty: name at least one, or use callbacks=none")
         _check_budgets(config, f"callbacks.{name}", callback.get("steps_per_block", []))
         _check_examples(f"callbacks.{name}.examples", callback.get("examples", 0), experiment, "validation")
+    if not experiment.initialization.leaves_as_made:
+        if experiment.circuit is None or not any(p.requires_grad for p in experiment.circuit.parameters()):
+            raise UserError("initialization: there is no circuit to train here")
+        if config.circuit._target_ == PRETRAINED:
+            raise UserError("initialization would replace what circuit=pretrained has learnt: leave one of them out")
     if experiment.circuit is not None and not hasattr(experiment.module, "circuit"):
         raise UserError("this objective trains no circuit: add circuit=none")
     for decoder in experiment.decoders:

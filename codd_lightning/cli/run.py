@@ -95,6 +95,8 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
     if not any(p.requires_grad for p in experiment.module.parameters()):
         log.info("nothing here has parameters to train; it is measured as it is")
     else:
+        if folder.checkpoint is None and experiment.circuit is not None:
+            experiment.initialization(experiment.circuit, experiment.backbone, experiment.data, experiment.noise)
         trainer.fit(experiment.module, experiment.data, ckpt_path=folder.checkpoint, weights_only=True)
     training_seconds = timer.time_elapsed()
     if best.best_model_path:

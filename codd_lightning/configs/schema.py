@@ -153,6 +153,29 @@ class CoupledLikelihood:
 
 
 @dataclass
+class Likelihood:
+    """Train a circuit on clean text alone; the canvas is that of validation."""
+
+    _target_: str = "codd_lightning.modules.CircuitModule"
+    conditional: bool = False
+    canvas: str = "uniform"
+    weight: str = "flat"
+    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
+    evidence_top_k: int | None = ranged(None, minimum=1)
+
+
+@dataclass
+class Initialization:
+    """How a circuit starts; see `codd_lightning.modules.Initialization`."""
+
+    _target_: str = "codd_lightning.modules.Initialization"
+    kind: str = "random"
+    restarts: int = ranged(1, minimum=1)
+    trial_steps: int = ranged(20, minimum=1)
+    examples: int = ranged(512, minimum=1)
+
+
+@dataclass
 class MaskedDiffusion:
     """Train a backbone."""
 
@@ -272,6 +295,7 @@ class Config:
     circuit: Any = MISSING
     data: Data = MISSING
     objective: Any = MISSING
+    initialization: Initialization = field(default_factory=Initialization)
     optimizer: Any = MISSING
     decoding: Decoding = MISSING
     evaluation: Evaluation = MISSING
@@ -301,6 +325,7 @@ def register() -> None:
         ("task", "reasoning_gym_schema", ReasoningGymTask),
         ("task", "file_schema", FileTask),
         ("objective", "coupled_likelihood_schema", CoupledLikelihood),
+        ("objective", "likelihood_schema", Likelihood),
         ("objective", "masked_diffusion_schema", MaskedDiffusion),
         ("optimizer", "adamw_schema", AdamW),
         ("optimizer", "muon_schema", Muon),

@@ -1,8 +1,9 @@
 """LightningModules: a backbone, alone or with a circuit, under a training objective."""
 
 from codd_lightning.modules.backbone_module import BackboneModule
-from codd_lightning.modules.blocks import Blocks, conditional_log_likelihood, scored_blocks
+from codd_lightning.modules.blocks import Blocks, clean_blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.circuit_module import CircuitModule
+from codd_lightning.modules.initialization import Initialization
 from codd_lightning.modules.noise import Noise
 from codd_lightning.modules.optimizers import (
     AdamW,
@@ -22,10 +23,12 @@ __all__ = [
     "CircuitModule",
     "CountingRecipe",
     "ExpectationMaximization",
+    "Initialization",
     "Muon",
     "Noise",
     "OptimizerRecipe",
     "Schedule",
+    "clean_blocks",
     "conditional_log_likelihood",
     "scored_blocks",
 ]

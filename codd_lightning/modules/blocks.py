@@ -45,7 +45,7 @@ def scored_blocks(backbone: AnyBackbone, batch: Batch, noised: Noised, block_len
         logits = backbone.predict(noised.canvas, columns, attention_mask=batch.attention_mask).logits
 
     def blocked(values: Tensor) -> Tensor:
-        return values[:, batch.prompt_length :].reshape(-1, block_length)
+        return response_blocks(batch, values, block_length)
 
     eos = torch.isin(batch.input_ids, torch.tensor(backbone.eos_token_ids, device=columns.device)) & batch.response_mask
     until_eos = eos.cumsum(-1) - eos.long() == 0
@@ -65,6 +65,22 @@ def scored_blocks(backbone: AnyBackbone, batch: Batch, noised: Noised, block_len
     return Blocks(tokens, blocked(noised.masked)[chosen], counted, evidence, row)
 
 
+def clean_blocks(batch: Batch, block_length: int, vocab_size: int) -> Blocks:
+    """All blocks of a batch's responses, every token known: what a circuit learns from without a backbone."""
+    chosen = response_blocks(batch, batch.response_mask, block_length).any(-1)
+    tokens = response_blocks(batch, batch.input_ids, block_length)[chosen]
+    everything = torch.ones_like(tokens, dtype=torch.bool)
+    nothing = Evidence.nothing_known(len(tokens), block_length, vocab_size, device=tokens.device)
+    evidence = nothing.clamp(tokens, everything)
+    row = torch.arange(len(batch), device=tokens.device).repeat_interleave(len(chosen) // len(batch))[chosen]
+    return Blocks(tokens, everything, everything, evidence, row)
+
+
+def response_blocks(batch: Batch, values: Tensor, block_length: int) -> Tensor:
+    """`(B, T)` values of a batch as those of its responses' blocks, `(B · blocks, L)`."""
+    return values[:, batch.prompt_length :].reshape(-1, block_length)
+
+
 def conditional_log_likelihood(circuit: Circuit, blocks: Blocks, where: Tensor | None = None) -> Tensor:
     """`log p̂(x0 | xt)` of each block's masked tokens (paper Eq. 7), `(M,)` nats.
 
@@ -74,3 +90,8 @@ def conditional_log_likelihood(circuit: Circuit, blocks: Blocks, where: Tensor |
         where: `(M, L)` bool: of these tokens alone, the other masked ones summed out; all if None.
     """
     return circuit.log_joint(blocks.tokens, blocks.evidence, where) - circuit.log_partition(blocks.evidence)
+
+
+def log_likelihood(circuit: Circuit, blocks: Blocks) -> Tensor:
+    """`log p_ω(x)` of each block, `(M,)` nats."""
+    return circuit.log_prob(blocks.tokens)

@@ -13,13 +13,20 @@ from codd_lightning.decoding import require_fit
 from codd_lightning.diffusion import WEIGHTS, Noised
 from codd_lightning.errors import UserError
 from codd_lightning.metrics import LikelihoodByMaskRatio
-from codd_lightning.modules.blocks import Blocks, conditional_log_likelihood, scored_blocks
+from codd_lightning.modules.blocks import (
+    Blocks,
+    clean_blocks,
+    conditional_log_likelihood,
+    log_likelihood,
+    scored_blocks,
+)
+from codd_lightning.modules.counting import expected_counts
 from codd_lightning.modules.noise import Noise
 from codd_lightning.modules.optimizers import CountingRecipe, OptimizerRecipe
 
 
 class CircuitModule(L.LightningModule):
-    """Maximises the conditional log-likelihood of the coupled distribution (paper Eq. 7).
+    """Trains a circuit: on the conditional log-likelihood of the coupled distribution (paper Eq. 7), or on its own.
 
     The backbone is frozen: no gradients, evaluation mode, and its weights stay out of checkpoints.
 
@@ -30,6 +37,8 @@ class CircuitModule(L.LightningModule):
         weight: "inverse_t", "per_token" or "flat".
         optimizer: with its schedule.
         evidence_top_k: tokens per position that evidence keeps; None for all.
+        conditional: False trains `log p_ω` on clean responses, each block alike, and asks the backbone in
+            validation only.
     """
 
     def __init__(
@@ -40,6 +49,7 @@ class CircuitModule(L.LightningModule):
         weight: str,
         optimizer: OptimizerRecipe | CountingRecipe,
         evidence_top_k: int | None = None,
+        conditional: bool = True,
     ) -> None:
         super().__init__()
         if weight not in WEIGHTS:
@@ -50,6 +60,7 @@ class CircuitModule(L.LightningModule):
         self.noise = noise
         self.weight = WEIGHTS[weight]
         self.evidence_top_k = evidence_top_k
+        self.conditional = conditional
         self._optimizer = optimizer
         self.automatic_optimization = not isinstance(optimizer, CountingRecipe)  # EM has no gradients to follow
         self.validation_likelihood = LikelihoodByMaskRatio()
@@ -60,25 +71,30 @@ class CircuitModule(L.LightningModule):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        blocks, noised = self._blocks(batch, self.current_epoch, "training noise")
-        weights = self.weight(noised)[blocks.row]  # (M,)
+        if self.conditional:
+            blocks, noised = self._blocks(batch, self.current_epoch, "training noise")
+            weights = self.weight(noised)[blocks.row]  # (M,)
+        else:
+            blocks = clean_blocks(batch, self.noise.block_length, self.circuit.vocab_size)
+            weights = torch.ones(len(blocks.tokens), device=self.device)
         with torch.set_grad_enabled(self.automatic_optimization):
-            cll = conditional_log_likelihood(self.circuit, blocks)  # (M,)
-        loss = -(weights * cll).sum() / len(batch)
+            score = conditional_log_likelihood if self.conditional else log_likelihood
+            scores = score(self.circuit, blocks)  # (M,)
+        loss = -(weights * scores).sum() / len(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         if masked := int(blocks.masked.sum()):
-            self.log("train/cll_per_masked_token", cll.detach().sum() / masked, batch_size=masked)
+            tag = "train/cll_per_masked_token" if self.conditional else "train/log_likelihood_per_token"
+            self.log(tag, scores.detach().sum() / masked, batch_size=masked)
         if self.automatic_optimization:
             return loss if loss.requires_grad else None
         self._step_by_counts(blocks, weights)
         return None
 
     def _step_by_counts(self, blocks: Blocks, weights: Tensor) -> None:
-        """One step of EM: what the true tokens use of the circuit, against what the evidence expects."""
-        everywhere = torch.ones_like(blocks.tokens, dtype=torch.bool)
-        known = self.circuit.expected_counts(blocks.evidence.clamp(blocks.tokens, everywhere), weights)
-        expected = self.circuit.expected_counts(blocks.evidence, weights)
-        counts, against, samples = (self._sum_over_ranks(part) for part in (known, expected, {"": weights.sum()}))
+        """One step of EM, the same on every rank."""
+        counts, against = expected_counts(self.circuit, blocks, weights, self.conditional)
+        counts, samples = self._sum_over_ranks(counts), self._sum_over_ranks({"": weights.sum()})
+        against = None if against is None else self._sum_over_ranks(against)
         wrapped: Any = self.optimizers()
         wrapped.optimizer.accumulate(counts, float(samples[""]), against)
         wrapped.step()

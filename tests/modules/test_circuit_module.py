@@ -326,3 +326,41 @@ def test_counting_optimizers_learn_the_same_and_resume(
         for hmm in (hmm_of(), whole.circuit)
     ]
     assert losses[1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize("optimizer", [STEADY, ExpectationMaximization(lr=1.0, warmup_steps=0)])
+def test_the_likelihood_objective_is_that_of_clean_blocks_without_a_backbone(
+    optimizer: Any, listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    hmm, data = hmm_of(), data_of(listed_task(train=ROWS), words)
+    backbone = real_backbone(words)
+    module = silent(module_of(backbone, hmm, weight="flat", optimizer=optimizer, conditional=False))
+    batch = first_batch(data)
+    table = circuit_table(hmm).log()
+    blocks = batch.input_ids[:, batch.prompt_length :].reshape(-1, BLOCK)
+    expected = -table[tuple(blocks.T)].sum() / len(batch)
+    backbone.model.forward = None  # type: ignore[method-assign]  # it is never asked
+    module._step_by_counts = lambda *_: None
+    logged = {}
+    module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
+    module.training_step(batch, 0)
+    assert logged["train/loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_em_for_the_likelihood_never_falls_on_the_whole_data(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    hmm, data = hmm_of(), data_of(listed_task(train=ROWS), words, batch_size=32)
+    recipe = ExpectationMaximization(lr=1.0, pseudocount=0.0, warmup_steps=0, final_fraction=1.0)
+    module = module_of(real_backbone(words), hmm, weight="flat", optimizer=recipe, conditional=False)
+    batch = data.collate([data.dataset("train")[i] for i in range(32)])
+    blocks = batch.input_ids[:, batch.prompt_length :].reshape(-1, BLOCK)
+    likelihoods = []
+
+    class Record(L.Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            likelihoods.append(float(hmm.log_prob(blocks).detach().sum()))
+
+    trainer_of(max_epochs=6, limit_val_batches=0, callbacks=[Record()]).fit(module, data)
+    assert likelihoods == sorted(likelihoods)
+    assert likelihoods[-1] > likelihoods[0] + 1.0

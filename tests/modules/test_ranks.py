@@ -1,0 +1,66 @@
+"""Two processes take the step that one takes with their examples together."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, sys
+import lightning as L
+import torch
+from codd_lightning.backbones import load_backbone
+from codd_lightning.circuits import HMM, save_circuit
+from codd_lightning.data import TaskDataModule
+from codd_lightning.modules import AdamW, AnemoneEM, CircuitModule, ExpectationMaximization, Noise
+from codd_lightning.tasks import WordedSums
+
+if __name__ == "__main__":
+    devices, rule, conditional, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "conditional", sys.argv[4]
+    torch.set_num_threads(1)
+    recipes = {
+        "adamw": AdamW(lr=0.05, warmup_steps=0),
+        "em": ExpectationMaximization(lr=0.5, warmup_steps=0),
+        "anemone": AnemoneEM(lr=0.5, warmup_steps=0),
+    }
+    backbone = load_backbone("codd_tiny")
+    data = TaskDataModule(
+        WordedSums(2, 3), backbone.tokenizer, backbone.eos_token_ids[0], block_length=32, batch_size=8,
+        train_size=32, validation_size=8, test_size=8, max_prompt_tokens=96, max_response_tokens=64,
+    )
+    hmm = HMM(8, backbone.vocab_size, 32)
+    hmm.reset_parameters(torch.Generator().manual_seed(0))
+    noise = Noise("uniform", 32, 0.0, 0)
+    module = CircuitModule(backbone, hmm, noise, weight="per_token", optimizer=recipes[rule], conditional=conditional)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, num_sanity_val_steps=0,
+    )
+    trainer.fit(module, data)
+    if trainer.is_global_zero:
+        save_circuit(hmm, folder)
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "target"), [("adamw", "conditional"), ("em", "conditional"), ("anemone", "conditional"), ("em", "joint")]
+)
+def test_two_ranks_train_the_circuit_that_one_rank_trains(rule: str, target: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    tables = {}
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        command = [sys.executable, str(script), str(devices), rule, target, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        weights = load_file(folder / "model.safetensors")
+        tables[devices] = {name: value.softmax(1 if "emission" in name else -1) for name, value in weights.items()}
+        assert json.loads((folder / "config.json").read_text())["num_states"] == 8
+    for name, alone in tables[1].items():
+        assert (tables[2][name] - alone).abs().max() < 1e-4, name
