@@ -12,6 +12,7 @@ from codd_lightning.circuits.jpc import load_jpc, save_jpc
 from codd_lightning.circuits.latent import LatentCircuit
 from codd_lightning.circuits.mixture import Mixture
 from codd_lightning.circuits.search import Completions, beam_search, best_completion, sample_completions
+from codd_lightning.circuits.sizes import most_states
 from codd_lightning.circuits.tree import Tree
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "draw",
     "load_circuit",
     "load_jpc",
+    "most_states",
     "register_circuit",
     "sample_completions",
     "save_circuit",

@@ -11,7 +11,7 @@ from hydra.utils import get_method, get_object
 from omegaconf import DictConfig, OmegaConf
 
 from codd_lightning.backbones import Backbone
-from codd_lightning.circuits import Circuit
+from codd_lightning.circuits import Circuit, most_states
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.data import TaskDataModule
 from codd_lightning.decoding import DecodingConfig
@@ -48,8 +48,7 @@ def build(config: DictConfig) -> Experiment:
     data = make_data(config, task, backbone)
     circuit = None
     if config.circuit._target_ is not None:
-        sizes = {"vocab_size": backbone.vocab_size, "block_length": config.data.block_length}
-        circuit = make(config.circuit, Circuit, "circuit", **sizes)
+        circuit = _circuit(config, backbone)
     noise = Noise(config.objective.canvas, config.data.block_length, config.objective.fully_masked, config.seed)
     optimizer = make(config.optimizer, Schedule, "optimizer")
     parts: dict[str, Any] = {"backbone": backbone, "noise": noise, "optimizer": optimizer}
@@ -59,6 +58,17 @@ def build(config: DictConfig) -> Experiment:
     decoders = [decoding_config(config, decoder) for decoder in config.evaluation.decoders]
     initialization = make(config.initialization, Initialization, "initialization")
     return Experiment(task, backbone, circuit, data, noise, module, decoders, _callbacks(config), initialization)
+
+
+def _circuit(config: DictConfig, backbone: Backbone) -> Circuit:
+    sizes = {"vocab_size": backbone.vocab_size, "block_length": config.data.block_length}
+    limit = config.circuit.get("max_parameters")
+    if limit is not None:
+        sizes["num_states"] = most_states(
+            lambda states: make(config.circuit, Circuit, "circuit", **sizes, num_states=states), limit
+        )
+    circuit: Circuit = make(config.circuit, Circuit, "circuit", **sizes)
+    return circuit
 
 
 def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:

@@ -26,12 +26,13 @@ PARTS = ("backbone", "circuit", "data.task", "objective", "optimizer")
 EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiment"
 
 
-def compose_experiment(experiment: str, overrides: Sequence[str]) -> DictConfig:
+def compose_experiment(experiment: str, overrides: Sequence[str], whole: bool = False) -> DictConfig:
     """The configuration of one run.
 
     Args:
         experiment: a name in experiments/, or a path to a YAML file.
         overrides: `key=value` changes.
+        whole: keep Hydra's own part, which names the sweep of a grid.
 
     Raises:
         UserError: there is no such experiment, key, choice or type; one line that names the mend.
@@ -45,7 +46,7 @@ def compose_experiment(experiment: str, overrides: Sequence[str]) -> DictConfig:
             raise UserError(f"{override} is not a choice; there are: {', '.join(choices()[key])}")
     with experiment_overrides(experiment) as chosen, initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
-            config = compose(CONFIG_NAME, overrides=[*chosen, *overrides])
+            config = compose(CONFIG_NAME, overrides=[*chosen, *overrides], return_hydra_config=whole)
         except yaml.MarkedYAMLError as error:
             place = (
                 f"{error.problem_mark.name}, line {error.problem_mark.line + 1}" if error.problem_mark else experiment
@@ -53,7 +54,8 @@ def compose_experiment(experiment: str, overrides: Sequence[str]) -> DictConfig:
             raise UserError(f"{place}: not valid YAML: {error.problem}") from None
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(_explain(error, chosen, overrides)) from None
-    check(config)
+    if not whole:
+        check(config)
     return config
 
 

@@ -35,6 +35,7 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
     Raises:
         UserError: a cell's configuration is wrong; before any cell has started.
     """
+    overrides = [*_sweeps_of(experiment, overrides), *overrides]
     parsed = _parse(overrides)
     for cell in grid_cells(overrides):
         config = compose_experiment(experiment, cell)
@@ -51,6 +52,7 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
             [
                 *chosen,
                 *overrides,
+                "hydra.sweeper.params=null",  # they are among the overrides by now
                 f"hydra.sweep.dir={parent}",
                 "hydra.sweep.subdir=${hydra.job.override_dirname}" if named_by else "hydra.sweep.subdir=run",
                 f"hydra.job.config.override_dirname.exclude_keys=[{excluded}]",
@@ -59,6 +61,14 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
     cells = [job.return_value for batch in batches for job in batch]
     _compare(cells)
     return max(status for _, status in cells)
+
+
+def _sweeps_of(experiment: str, overrides: Sequence[str]) -> list[str]:
+    """The sweep that an experiment's file names, as far as the user's overrides do not set its keys."""
+    config = compose_experiment(experiment, [], whole=True)
+    given = {override.partition("=")[0] for override in overrides}
+    params = config.hydra.sweeper.params or {}
+    return [f"{key}={value}" for key, value in params.items() if key not in given]
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

@@ -52,10 +52,11 @@ class ScratchBackbone:
 
 @dataclass
 class HMMCircuit:
-    """Hidden Markov model."""
+    """Hidden Markov model. `max_parameters` makes it as large as that allows, whatever `num_states`."""
 
     _target_: str = "codd_lightning.circuits.HMM"
     num_states: int = ranged(128, minimum=1)
+    max_parameters: int | None = ranged(None, minimum=1)
     homogeneous: bool = True
 
 
@@ -65,6 +66,7 @@ class MixtureCircuit:
 
     _target_: str = "codd_lightning.circuits.Mixture"
     num_states: int = ranged(32, minimum=1)
+    max_parameters: int | None = ranged(None, minimum=1)
 
 
 @dataclass
@@ -73,6 +75,7 @@ class TreeCircuit:
 
     _target_: str = "codd_lightning.circuits.Tree"
     num_states: int = ranged(128, minimum=1)
+    max_parameters: int | None = ranged(None, minimum=1)
 
 
 @dataclass
@@ -81,6 +84,7 @@ class FactorizedCircuit:
 
     _target_: str = "codd_lightning.circuits.Factorized"
     num_states: int | None = unused()
+    max_parameters: int | None = unused()
 
 
 @dataclass
@@ -90,6 +94,7 @@ class PretrainedCircuit:
     _target_: str = "codd_lightning.circuits.load_circuit"
     path_or_repo: str = MISSING
     num_states: int | None = unused()
+    max_parameters: int | None = unused()
 
 
 @dataclass

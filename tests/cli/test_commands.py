@@ -276,6 +276,18 @@ def test_a_grid_goes_on_after_a_failed_cell_and_skips_finished_ones(
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_an_experiment_may_name_its_grid_and_compare_at_equal_size(tmp_path: Path) -> None:
+    small = [*SMALL, "trainer.max_epochs=1", "evaluation.examples=0", "circuit.max_parameters=20000"]
+    assert main(["train", "structures", "-m", *small, f"output_dir={tmp_path}"]) == 0
+    cells = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/results.json")}
+    assert set(cells) == {"circuit=hmm", "circuit=mixture", "circuit=tree", "circuit=factorized"}
+    for name in ("hmm", "mixture", "tree"):
+        assert 14000 < cells[f"circuit={name}"]["parameters"]["circuit"] <= 20000
+    assert main(["train", "structures", "-m", *small, "circuit=hmm", f"output_dir={tmp_path / 'one'}"]) == 0
+    assert [path.parent.name for path in tmp_path.glob("one/*/results.json")] == ["run"]
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 def test_a_circuit_without_parameters_is_measured_as_the_backbone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert main(["train", "smoke", *SMALL, "circuit=factorized", f"output_dir={folder}"]) == 0

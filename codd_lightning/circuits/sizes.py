@@ -1,0 +1,32 @@
+"""Circuits of a given size: structures are compared fairly at the same number of parameters."""
+
+from collections.abc import Callable
+
+import torch
+
+from codd_lightning.circuits.circuit import Circuit
+from codd_lightning.circuits.errors import CircuitError
+
+
+def most_states(make: Callable[[int], Circuit], max_parameters: int) -> int:
+    """The most latent states with which a circuit has at most `max_parameters` parameters.
+
+    Args:
+        make: from a number of states to a circuit; called on torch's meta device, where nothing is allocated.
+        max_parameters: the limit.
+
+    Raises:
+        CircuitError: a single state is too many.
+    """
+
+    def fits(num_states: int) -> bool:
+        with torch.device("meta"):
+            return sum(p.numel() for p in make(num_states).parameters()) <= max_parameters
+
+    if not fits(1):
+        raise CircuitError(f"a circuit of one state has more than {max_parameters} parameters")
+    low, high = 1, max_parameters + 1  # fits, and does not: each state has at least one parameter
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
