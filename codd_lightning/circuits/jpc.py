@@ -237,7 +237,10 @@ def _nodes(circuit: HMM) -> list[Node]:
     """Inputs of all positions, then product and sum of each position from the last to the first."""
     initial, transition, emission = (_numpy(table) for table in circuit.probabilities())
     length, states = circuit.block_length, circuit.num_states
-    common = {"num_node_blocks": 1, "block_size": states}
+    block = states & -states  # PyJuice's blocks are powers of 2: the largest that divides the states
+    blocks = states // block
+    common = {"num_node_blocks": blocks, "block_size": block}
+    pairs = np.stack(np.divmod(np.arange(blocks * blocks), blocks))  # every block over every block
     distribution = _categorical(circuit.vocab_size)
     nodes: list[Node] = []
     for position in range(length):
@@ -253,19 +256,20 @@ def _nodes(circuit: HMM) -> list[Node]:
     source = None
     for position in reversed(range(length)):
         children = (position,) if above is None else (position, above)
-        edges = np.zeros((1, len(children)), dtype=np.int64)
+        edges = np.repeat(np.arange(blocks)[:, None], len(children), axis=1)
         nodes.append({"type": "Product", **common, "chs": children, "edge_ids": edges})
-        edge = np.zeros((2, 1), dtype=np.int64)
+        below = (len(nodes) - 1,)
         if position == 0:
-            root = {"type": "Sum", "num_node_blocks": 1, "block_size": 1, "chs": (len(nodes) - 1,), "edge_ids": edge}
-            nodes.append({**root, "params": initial.reshape(1, 1, states)})
+            root = {"type": "Sum", "num_node_blocks": 1, "block_size": 1, "chs": below, "edge_ids": pairs[:, :blocks]}
+            nodes.append({**root, "params": initial.reshape(blocks, 1, block)})
             break
-        node = {"type": "Sum", **common, "chs": (len(nodes) - 1,), "edge_ids": edge}
+        node = {"type": "Sum", **common, "chs": below, "edge_ids": pairs}
         if circuit.homogeneous and source is not None:
             node["source_node"] = source
         else:
             table = transition if circuit.homogeneous else transition[position - 1]
-            node["params"] = np.ascontiguousarray(table[None])
+            tiles = table.reshape(blocks, block, blocks, block).transpose(0, 2, 1, 3)
+            node["params"] = np.ascontiguousarray(tiles.reshape(-1, block, block))
             source = len(nodes)
         nodes.append(node)
         above = len(nodes) - 1

@@ -210,3 +210,15 @@ def test_what_is_not_an_hmm_is_said(tmp_path: Path, mend: object, named: str) ->
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CircuitError, match=r"there is no file .*gone\.jpc"):
         load_jpc(tmp_path / "gone.jpc")
+
+
+@pytest.mark.parametrize("homogeneous", [True, False])
+@pytest.mark.parametrize("num_states", [1, 3, 8, 12])
+def test_pyjuice_itself_reads_what_is_written(num_states: int, homogeneous: bool, tmp_path: Path) -> None:
+    """PyJuice computes on GPUs only; on a CPU it reads and writes."""
+    juice = pytest.importorskip("pyjuice", reason="PyJuice is not installed")
+    hmm = random_hmm(num_states, 7, 5, homogeneous)
+    save_jpc(hmm, tmp_path / "ours.jpc")
+    juice.save(str(tmp_path / "theirs.jpc"), juice.load(str(tmp_path / "ours.jpc")))
+    for ours, theirs in zip(hmm.probabilities(), load_jpc(tmp_path / "theirs.jpc").probabilities(), strict=True):
+        torch.testing.assert_close(theirs, ours.float(), atol=1e-6, rtol=0)
