@@ -12,6 +12,7 @@ from codd_lightning.circuits.categorical import draw
 from codd_lightning.circuits.messages import Messages
 from codd_lightning.circuits.scaling import entropy_of, masked_log, rescale, safe, safe_log, transition_entropy
 
+POSITIONS_AT_ONCE = 8  # of the backward recursion, whose uses of a transition are summed together
 MAX_PRODUCT_CHUNK = 2**22  # elements of (rows, N, N) that one step of max-product holds
 
 
@@ -54,46 +55,52 @@ class _LogNormalizer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, initial: Tensor, transition: Tensor, scores: Tensor) -> Tensor:
-        by_position = scores.transpose(0, 1).contiguous()  # (L, B, N)
-        incoming = torch.empty_like(by_position)  # a_{i-1} A; the initial distribution first
-        scales = by_position.new_empty(by_position.shape[:2])  # (L, B): c_i
+        batch_size, length, num_states = scores.shape
+        incoming = scores.new_empty(length, batch_size, num_states)  # a_{i-1} A; the initial distribution first
+        scales = scores.new_empty(length, batch_size)  # c_i
         incoming[0] = initial
-        message = torch.empty_like(by_position[0])  # a_i
-        for position in range(len(by_position)):
+        message = torch.empty_like(incoming[0])  # a_i
+        for position in range(length):
             if position:
                 torch.mm(message, _step(transition, position - 1), out=incoming[position])
-            torch.mul(incoming[position], by_position[position], out=message)
+            torch.mul(incoming[position], scores[:, position], out=message)
             torch.sum(message, -1, out=scales[position])
             message /= safe(scales[position])[:, None]
-        ctx.save_for_backward(transition, by_position, incoming, scales)
+        ctx.save_for_backward(transition, scores, incoming, scales)
         return safe_log(scales).sum(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         transition, scores, incoming, scales = ctx.saved_tensors
+        length = scores.shape[1]
         dead = (scales == 0).any(0)  # an impossible row has no direction to improve in
-        grad = grad.masked_fill(dead, 0.0)
+        grad = grad.masked_fill(dead, 0.0)[:, None]
         inverse = safe(scales).reciprocal().masked_fill(dead, 0.0)[..., None]  # (L, B, 1)
-        outgoing = torch.empty_like(scores)  # s_i ∘ b_i / c_i
+        grad_transition = torch.zeros_like(transition)
         grad_scores = torch.empty_like(scores)
-        backward = torch.ones_like(scores[0])
-        for position in reversed(range(len(scores))):
-            torch.mul(backward, inverse[position], out=backward)
-            torch.mul(incoming[position], backward, out=grad_scores[position])
-            torch.mul(scores[position], backward, out=outgoing[position])
-            if position:
-                torch.mm(outgoing[position], _step(transition, position - 1).T, out=backward)
+        outgoing = torch.empty_like(incoming[:POSITIONS_AT_ONCE])  # s_i ∘ b_i / c_i
+        backward = torch.ones_like(incoming[0])
+        for end in range(length, 0, -POSITIONS_AT_ONCE):
+            start = max(end - POSITIONS_AT_ONCE, 0)
+            for position in reversed(range(start, end)):
+                backward *= inverse[position]
+                torch.mul(incoming[position], backward, out=grad_scores[:, position])
+                torch.mul(scores[:, position], backward, out=outgoing[position - start])
+                if position:
+                    torch.mm(outgoing[position - start], _step(transition, position - 1).T, out=backward)
+            outgoing *= grad
+            first = max(start, 1)
+            before = slice(first - 1, end - 1)
+            messages = incoming[before] * scores[:, before].transpose(0, 1)  # a_{i-1}
+            messages *= inverse[before]
+            here = outgoing[first - start : end - start]
+            if len(transition) == 1:
+                grad_transition[0].addmm_(messages.flatten(0, 1).T, here.flatten(0, 1))
+            else:
+                torch.bmm(messages.transpose(1, 2), here, out=grad_transition[before])
         grad_scores *= grad[:, None]
-        outgoing *= grad[:, None]
-        messages = incoming * scores * inverse  # a_i
-        if len(transition) == 1:
-            pairs = messages[:-1].flatten(0, 1).T @ outgoing[1:].flatten(0, 1)
-            grad_transition = pairs[None]
-        else:
-            grad_transition = torch.zeros_like(transition)
-            grad_transition[: len(scores) - 1] = messages[:-1].transpose(1, 2) @ outgoing[1:]
-        return outgoing[0].sum(0), grad_transition, grad_scores.transpose(0, 1)
+        return outgoing[0].sum(0), grad_transition, grad_scores
 
 
 def _step(transition: Tensor, position: int) -> Tensor:
