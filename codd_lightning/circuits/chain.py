@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from codd_lightning.circuits.categorical import draw
 from codd_lightning.circuits.messages import Messages
 from codd_lightning.circuits.scaling import entropy_of, masked_log, rescale, safe, safe_log, transition_entropy
+from codd_lightning.circuits.transitions import Transitions
 
 POSITIONS_AT_ONCE = 8  # of the backward recursion, whose uses of a transition are summed together
 MAX_PRODUCT_CHUNK = 2**22  # elements of (rows, N, N) that one step of max-product holds
@@ -22,26 +23,23 @@ class Chain:
 
     Attributes:
         initial: `(N,)`.
-        transition: `(1, N, N)` shared by all steps, or `(steps, N, N)`.
+        transitions: between neighbours.
         scores: `(B, L, N)`, at most 1.
     """
 
     initial: Tensor
-    transition: Tensor
+    transitions: Transitions
     scores: Tensor
 
     @property
     def length(self) -> int:
         return self.scores.shape[1]
 
-    def step(self, position: int) -> Tensor:
-        """`(N, N)`: transition from `position` to the next."""
-        return _step(self.transition, position)
-
 
 def log_normalizer(chain: Chain) -> Tensor:
     """`(B,)` nats: log of the sum over all paths of initial × transitions × scores."""
-    result: Tensor = _LogNormalizer.apply(chain.initial, chain.transition, chain.scores)
+    with torch.autocast(chain.scores.device.type, enabled=False):  # sums over states need float32
+        result: Tensor = _LogNormalizer.apply(chain.initial, chain.transitions.table, chain.scores, chain.transitions)
     return result
 
 
@@ -54,7 +52,7 @@ class _LogNormalizer(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, initial: Tensor, transition: Tensor, scores: Tensor) -> Tensor:
+    def forward(ctx: Any, initial: Tensor, table: Tensor, scores: Tensor, transitions: Transitions) -> Tensor:
         batch_size, length, num_states = scores.shape
         incoming = scores.new_empty(length, batch_size, num_states)  # a_{i-1} A; the initial distribution first
         scales = scores.new_empty(length, batch_size)  # c_i
@@ -62,22 +60,24 @@ class _LogNormalizer(torch.autograd.Function):
         message = torch.empty_like(incoming[0])  # a_i
         for position in range(length):
             if position:
-                torch.mm(message, _step(transition, position - 1), out=incoming[position])
+                incoming[position] = transitions.forward(message, position - 1)
             torch.mul(incoming[position], scores[:, position], out=message)
             torch.sum(message, -1, out=scales[position])
             message /= safe(scales[position])[:, None]
-        ctx.save_for_backward(transition, scores, incoming, scales)
+        ctx.save_for_backward(scores, incoming, scales)
+        ctx.transitions = transitions
         return safe_log(scales).sum(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        transition, scores, incoming, scales = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        scores, incoming, scales = ctx.saved_tensors
+        transitions: Transitions = ctx.transitions
         length = scores.shape[1]
         dead = (scales == 0).any(0)  # an impossible row has no direction to improve in
         grad = grad.masked_fill(dead, 0.0)[:, None]
         inverse = safe(scales).reciprocal().masked_fill(dead, 0.0)[..., None]  # (L, B, 1)
-        grad_transition = torch.zeros_like(transition)
+        grad_transition = torch.zeros_like(transitions.table)
         grad_scores = torch.empty_like(scores)
         outgoing = torch.empty_like(incoming[:POSITIONS_AT_ONCE])  # s_i ∘ b_i / c_i
         backward = torch.ones_like(incoming[0])
@@ -88,23 +88,19 @@ class _LogNormalizer(torch.autograd.Function):
                 torch.mul(incoming[position], backward, out=grad_scores[:, position])
                 torch.mul(scores[:, position], backward, out=outgoing[position - start])
                 if position:
-                    torch.mm(outgoing[position - start], _step(transition, position - 1).T, out=backward)
+                    backward = transitions.backward(outgoing[position - start], position - 1)
             outgoing *= grad
             first = max(start, 1)
             before = slice(first - 1, end - 1)
             messages = incoming[before] * scores[:, before].transpose(0, 1)  # a_{i-1}
             messages *= inverse[before]
             here = outgoing[first - start : end - start]
-            if len(transition) == 1:
+            if transitions.shared:
                 grad_transition[0].addmm_(messages.flatten(0, 1).T, here.flatten(0, 1))
             else:
                 torch.bmm(messages.transpose(1, 2), here, out=grad_transition[before])
         grad_scores *= grad[:, None]
-        return outgoing[0].sum(0), grad_transition, grad_scores
-
-
-def _step(transition: Tensor, position: int) -> Tensor:
-    return transition[0 if len(transition) == 1 else position]
+        return outgoing[0].sum(0), grad_transition, grad_scores, None
 
 
 class ChainMessages(Messages):
@@ -147,7 +143,7 @@ class ChainMessages(Messages):
             weights = self._left[:, position] * self._scores[:, position] * successor
             latents[:, position] = draw(weights, uniforms[:, position])
             if position:
-                successor = self._chain.step(position - 1)[:, latents[:, position]].T
+                successor = self._chain.transitions.step(position - 1)[:, latents[:, position]].T
         return latents
 
     def mode(self, log_scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +151,7 @@ class ChainMessages(Messages):
         best = masked_log(self._chain.initial) + log_scores[:, 0]  # (B, N)
         came_from = torch.empty_like(log_scores, dtype=torch.long)
         for position in range(1, self._chain.length):
-            reached, came_from[:, position] = _max_product(best, masked_log(self._chain.step(position - 1)))
+            reached, came_from[:, position] = _max_product(best, masked_log(self._chain.transitions.step(position - 1)))
             best = reached + log_scores[:, position]
         log_mass, state = best.max(-1)
         latents = torch.empty_like(came_from[..., 0])
@@ -169,7 +165,7 @@ class ChainMessages(Messages):
         total = entropy_of(states[:, 0])
         for position in range(1, self._chain.length):
             message = self._scores[:, position] * self._right[:, position]
-            forward = transition_entropy(self._chain.step(position - 1), rescale(message)[1])
+            forward = transition_entropy(self._chain.transitions.step(position - 1), rescale(message)[1])
             total = total + (states[:, position - 1] * forward).sum(-1)
         return total
 
@@ -181,12 +177,16 @@ class ChainMessages(Messages):
 
     def _fill_left(self, until: int) -> None:
         for i in range(self._left_known, until):
-            _, self._left[:, i] = rescale((self._left[:, i - 1] * self._scores[:, i - 1]) @ self._chain.step(i - 1))
+            _, self._left[:, i] = rescale(
+                self._chain.transitions.forward(self._left[:, i - 1] * self._scores[:, i - 1], i - 1)
+            )
         self._left_known = max(self._left_known, until)
 
     def _fill_right(self, since: int) -> None:
         for i in reversed(range(since, self._right_known)):
-            _, self._right[:, i] = rescale((self._right[:, i + 1] * self._scores[:, i + 1]) @ self._chain.step(i).T)
+            _, self._right[:, i] = rescale(
+                self._chain.transitions.backward(self._right[:, i + 1] * self._scores[:, i + 1], i)
+            )
         self._right_known = min(self._right_known, since)
 
 

@@ -10,6 +10,7 @@ from codd_lightning.circuits.circuit import register_circuit
 from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.latent import EMISSION_SPREAD, LatentCircuit
 from codd_lightning.circuits.tables import Tables
+from codd_lightning.circuits.transitions import Transitions
 
 
 @register_circuit("hmm")
@@ -86,7 +87,13 @@ class HMM(LatentCircuit):
         return (initial, transition[0], emission[0]) if self.homogeneous else (initial, transition, emission)
 
     def _log_normalizer(self, tables: Tables, scores: Tensor) -> Tensor:
-        return log_normalizer(Chain(tables.latent["initial"], tables.latent["transition"], scores))
+        return log_normalizer(self._chain(tables, scores))
 
     def _messages(self, tables: Tables, scores: Tensor) -> ChainMessages:
-        return ChainMessages(Chain(tables.latent["initial"], tables.latent["transition"], scores.clone()))
+        return ChainMessages(self._chain(tables, scores.clone()))
+
+    @staticmethod
+    def _chain(tables: Tables, scores: Tensor) -> Chain:
+        # packed once for as long as the tables stand
+        transitions = tables.prepared.setdefault("transitions", Transitions(tables.latent["transition"]))
+        return Chain(tables.latent["initial"], transitions, scores)

@@ -1,6 +1,7 @@
 """A latent circuit's parameters as distributions, and sums over its vocabulary."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Tables:
         log_normalizer: `(P, N)`.
         mass: `(P, N)`, sums of the emission columns, where derivatives in single entries are asked for;
             None where they are 1 for good.
+        prepared: what a structure has made of its distributions for faster use, by name.
     """
 
     latent: dict[str, Tensor]
@@ -33,6 +35,7 @@ class Tables:
     emission_logits: Tensor
     log_normalizer: Tensor
     mass: Tensor | None = None
+    prepared: dict[str, Any] = field(default_factory=dict)
     _ranked: dict[int, Tensor] = field(default_factory=dict)
 
     def log_emission_of(self, tokens: Tensor) -> Tensor:
