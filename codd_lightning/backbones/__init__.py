@@ -8,6 +8,7 @@ from codd_lightning.backbones.backbone import (
     as_backbone,
     device_of,
 )
+from codd_lightning.backbones.key_values import KeyValues
 from codd_lightning.backbones.loading import load_backbone
 from codd_lightning.backbones.scratch import new_backbone, save_backbone
 from codd_lightning.backbones.text import encode_prompt
@@ -16,6 +17,7 @@ __all__ = [
     "AnyBackbone",
     "Backbone",
     "BackboneLike",
+    "KeyValues",
     "Prediction",
     "as_backbone",
     "device_of",

@@ -5,8 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from codd_lightning.backbones.key_values import KeyValues
 from codd_lightning.errors import UserError
 
 
@@ -17,12 +18,12 @@ class Prediction:
     Attributes:
         logits: `(B, P, V)`; row i predicts the token at position i.
         hidden: `(B, P, D)`, the last hidden states those logits come from; None where there are none.
-        cache: keys and values of finished blocks, for the next call; None where nothing is kept.
+        cache: keys and values of the columns that were to be kept; None where none were.
     """
 
     logits: Tensor
     hidden: Tensor | None = None
-    cache: Any = None
+    cache: KeyValues | None = None
 
 
 @runtime_checkable
@@ -40,6 +41,10 @@ class BackboneLike(Protocol):
 class Backbone(nn.Module):
     """A bidirectional transformer of transformers, with its oddities hidden.
 
+    Attributes:
+        remembers: whether `predict` can keep keys and values.
+        lookback: columns before a position that its logits come from.
+
     Args:
         model: a causal-LM class run with `config.is_causal = False`.
         mask_token_id: id of the mask token.
@@ -47,6 +52,8 @@ class Backbone(nn.Module):
         tokenizer: may be None.
         shifted: the model's row i predicts token i + 1 (Dream); aligned here.
     """
+
+    remembers = True
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class Backbone(nn.Module):
         self.eos_token_ids = list(eos_token_ids)
         self.tokenizer = tokenizer
         self.shifted = shifted
+        self.lookback = int(shifted)
         self.original_config: dict[str, Any] | None = None  # config.json of the format it came in
         self.vocab_size = int(
             model.get_output_embeddings().weight.shape[0]
@@ -80,20 +88,28 @@ class Backbone(nn.Module):
         self,
         canvas: Tensor,
         positions: Tensor | None = None,
-        cache: Any = None,
+        cache: KeyValues | None = None,
         attention_mask: Tensor | None = None,
+        keep: Tensor | None = None,
     ) -> Prediction:
         """Logits and hidden states at some positions of a canvas, the head applied to those alone.
 
         Args:
             canvas: `(B, T)` long token ids.
             positions: `(P,)` long columns of all rows, or `(B, P)`; all if None.
-            cache: what an earlier call returned for the same rows; a backbone that attends in both
-                directions keeps nothing, so it takes and returns None.
+            cache: what an earlier call returned for the same rows: its columns are not computed again, though
+                the tokens that they attend to may have changed since. Positions lie outside it, by `lookback`.
             attention_mask: `(B, T)`, 0 where padded.
+            keep: `(T,)` bool, columns whose keys and values to return.
+
+        Raises:
+            UserError: a position, or what its logits come from, lies within the cache.
         """
-        _refuse(cache)
-        hidden = self.hidden_states(canvas, attention_mask)
+        if cache is not None and positions is not None:
+            return self._predict_with(cache, canvas, positions, attention_mask)
+        if cache is not None:
+            raise UserError("with a cache, predict needs the positions to answer for")
+        hidden, kept = self._encode(canvas, attention_mask, keep)
         if positions is not None:
             source = (positions - 1).clamp_min(0) if self.shifted else positions
             if self.shifted and attention_mask is not None:
@@ -107,18 +123,49 @@ class Backbone(nn.Module):
                 rows = torch.arange(len(canvas), device=canvas.device)
                 shifted[rows, first] = hidden[rows, first]
             hidden = shifted
-        return Prediction(self.model.get_output_embeddings()(hidden), hidden)
+        return Prediction(self.model.get_output_embeddings()(hidden), hidden, kept)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Last hidden states `(B, T, D)`, unaligned; positions count the tokens that are not padding."""
+        return self._encode(input_ids, attention_mask, None)[0]
+
+    def _encode(
+        self, input_ids: Tensor, attention_mask: Tensor | None, keep: Tensor | None
+    ) -> tuple[Tensor, KeyValues | None]:
         position_ids = None
         if attention_mask is not None:
             attention_mask = attention_mask.to(torch.long)
-            position_ids = (attention_mask.cumsum(-1) - 1).clamp_min(0)
+            position_ids = _position_ids(attention_mask)
         output = self.model.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=keep is not None,
+            past_key_values=None if keep is None else DynamicCache(),
         )
-        return output.last_hidden_state
+        return output.last_hidden_state, None if keep is None else KeyValues.of(output.past_key_values, keep)
+
+    def _predict_with(
+        self, cache: KeyValues, canvas: Tensor, positions: Tensor, attention_mask: Tensor | None
+    ) -> Prediction:
+        source = positions - self.lookback
+        if bool(cache.columns[source.clamp_min(0)].any()):
+            raise UserError("predict was asked for a position that its cache holds already")
+        active = ~cache.columns
+        every = torch.ones_like(canvas) if attention_mask is None else attention_mask.to(torch.long)
+        output = self.model.base_model(
+            input_ids=canvas[:, active],
+            attention_mask=cache.visible(attention_mask),
+            position_ids=_position_ids(every)[:, active],
+            use_cache=True,
+            past_key_values=cache.cache(),
+        )
+        place = active.cumsum(0) - 1  # of a column among those computed
+        if self.shifted and attention_mask is not None:
+            first = attention_mask.long().argmax(-1, keepdim=True)
+            source = torch.maximum(source.expand(len(canvas), -1), first)
+        hidden = select_positions(output.last_hidden_state, place[source.clamp_min(0)])
+        return Prediction(self.model.get_output_embeddings()(hidden), hidden, cache)
 
 
 class ForwardOnlyBackbone(nn.Module):
@@ -132,6 +179,8 @@ class ForwardOnlyBackbone(nn.Module):
         self.tokenizer = module.tokenizer
         self.eos_token_ids = list(module.eos_token_ids)
 
+    remembers, lookback = False, 0
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         return self.module(input_ids, attention_mask)
 
@@ -139,18 +188,20 @@ class ForwardOnlyBackbone(nn.Module):
         self,
         canvas: Tensor,
         positions: Tensor | None = None,
-        cache: Any = None,
+        cache: KeyValues | None = None,
         attention_mask: Tensor | None = None,
+        keep: Tensor | None = None,
     ) -> Prediction:
-        """As `Backbone.predict`, without hidden states."""
-        _refuse(cache)
+        """As `Backbone.predict`, without hidden states and without a cache."""
+        if cache is not None or keep is not None:
+            raise UserError("this backbone keeps no keys and values: give no cache")
         logits = self.module(canvas, attention_mask)
         return Prediction(logits if positions is None else select_positions(logits, positions))
 
 
-def _refuse(cache: Any) -> None:
-    if cache is not None:
-        raise UserError("this backbone attends in both directions and keeps no cache: give none")
+def _position_ids(attention_mask: Tensor) -> Tensor:
+    """`(B, T)`: places among the tokens that are not padding."""
+    return (attention_mask.cumsum(-1) - 1).clamp_min(0)
 
 
 AnyBackbone = Backbone | ForwardOnlyBackbone

@@ -1,11 +1,14 @@
 """Few-step decoding: canvas, schedule, remasking strategies, proposals, and one denoising loop."""
 
+from codd_lightning.decoding.commit import COMMIT
 from codd_lightning.decoding.config import DecodingConfig
-from codd_lightning.decoding.generation import Generation, TraceStep, choose_proposal, generate, require_fit
+from codd_lightning.decoding.denoising import TraceStep
+from codd_lightning.decoding.generation import Generation, choose_proposal, generate, infill, require_fit
 from codd_lightning.decoding.proposals import PROPOSALS
 from codd_lightning.decoding.remasking import REMASKING
 
 __all__ = [
+    "COMMIT",
     "PROPOSALS",
     "REMASKING",
     "DecodingConfig",
@@ -13,5 +16,6 @@ __all__ = [
     "TraceStep",
     "choose_proposal",
     "generate",
+    "infill",
     "require_fit",
 ]

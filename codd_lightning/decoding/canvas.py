@@ -1,4 +1,4 @@
-"""The canvas: prompts on the left, responses on the right, and what has been committed so far."""
+"""The canvas: what is given, what is masked, and what has been committed so far."""
 
 from collections.abc import Sequence
 
@@ -7,41 +7,61 @@ from torch import Tensor
 
 
 class Canvas:
-    """Token ids of `B` rows being denoised; prompts are padded on the left, so responses are aligned.
+    """Token ids of `B` rows being denoised.
 
     Attributes:
-        tokens: `(B, P + R)` long; the mask token where nothing is committed.
-        masked: `(B, P + R)` bool, response positions not committed yet.
-        attention_mask: `(B, P + R)` bool, False where padded.
-        prompt_length: P.
+        tokens: `(B, T)` long; the mask token where nothing is committed.
+        masked: `(B, T)` bool, positions not committed yet.
+        attention_mask: `(B, T)` bool, False where padded.
+        prompt_length: columns before what is denoised.
+        width: columns that are denoised.
     """
 
-    def __init__(
-        self, prompts: Sequence[Sequence[int]], response_length: int, mask_token_id: int, device: torch.device
-    ) -> None:
-        self.prompts = [list(prompt) for prompt in prompts]
-        self.prompt_length = max((len(prompt) for prompt in prompts), default=0)
-        width = self.prompt_length + response_length
-        tokens = torch.full((len(prompts), width), mask_token_id)
+    def __init__(self, tokens: Tensor, masked: Tensor, attention_mask: Tensor, prompt_length: int) -> None:
+        self.tokens, self.masked, self.attention_mask, self.prompt_length = (
+            tokens,
+            masked,
+            attention_mask,
+            prompt_length,
+        )
+        self.width = tokens.shape[1] - prompt_length
+
+    @classmethod
+    def of_prompts(
+        cls, prompts: Sequence[Sequence[int]], response_length: int, mask_token_id: int, device: torch.device
+    ) -> "Canvas":
+        """Prompts padded on the left, so that responses are aligned, and a masked response after each."""
+        prompt_length = max((len(prompt) for prompt in prompts), default=0)
+        tokens = torch.full((len(prompts), prompt_length + response_length), mask_token_id)
         attention_mask = torch.ones_like(tokens, dtype=torch.bool)
-        for row, prompt in enumerate(self.prompts):
-            start = self.prompt_length - len(prompt)
-            tokens[row, start : self.prompt_length] = torch.tensor(prompt, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            start = prompt_length - len(prompt)
+            tokens[row, start:prompt_length] = torch.tensor(prompt, dtype=torch.long)
             tokens[row, :start] = prompt[0] if prompt else 0  # any valid id: padding is not attended to
             attention_mask[row, :start] = False
-        self.tokens = tokens.to(device)
-        self.attention_mask = attention_mask.to(device)
-        self.masked = torch.zeros_like(self.attention_mask)
-        self.masked[:, self.prompt_length :] = True
+        masked = torch.zeros_like(attention_mask)
+        masked[:, prompt_length:] = True
+        return cls(tokens.to(device), masked.to(device), attention_mask.to(device), prompt_length)
+
+    @classmethod
+    def of_gaps(cls, texts: Sequence[Sequence[int]], mask_token_id: int, device: torch.device) -> "Canvas":
+        """Texts with masks in them, padded on the right, so that blocks are counted from their starts."""
+        tokens = torch.zeros(len(texts), max((len(text) for text in texts), default=0), dtype=torch.long)
+        attention_mask = torch.zeros_like(tokens, dtype=torch.bool)
+        for row, text in enumerate(texts):
+            tokens[row, : len(text)] = torch.tensor(text, dtype=torch.long)
+            attention_mask[row, : len(text)] = True
+        masked = (tokens == mask_token_id) & attention_mask
+        return cls(tokens.to(device), masked.to(device), attention_mask.to(device), 0)
 
     def columns(self, start: int, length: int) -> Tensor:
-        """`(length,)` columns of the response from its position `start`."""
+        """`(length,)` columns of what is denoised, from its position `start`."""
         first = self.prompt_length + start
         return torch.arange(first, first + length, device=self.tokens.device)
 
     def commit(self, rows: Tensor, columns: Tensor, tokens: Tensor, where: Tensor) -> None:
-        """Writes `(M, L)` tokens at `where` of some rows and columns; written tokens stay."""
-        index = (rows[:, None].expand_as(where)[where], columns.expand_as(where)[where])
+        """Writes `(M, L)` tokens at `where` of some rows and their `(M, L)` columns; written tokens stay."""
+        index = (rows[:, None].expand_as(where)[where], columns[where])
         self.tokens[index] = tokens[where]
         self.masked[index] = False
 

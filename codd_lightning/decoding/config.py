@@ -5,11 +5,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from codd_lightning.decoding.commit import COMMIT
 from codd_lightning.decoding.proposals import PROPOSALS
 from codd_lightning.decoding.remasking import REMASKING
 from codd_lightning.errors import UserError
 
-PARADIGMS = ("block",)
+PARADIGMS = ("block", "full")
+SCHEDULES = ("even", "times")
+CACHES = ("none", "prefix", "dual")
 EOS_RULES = ("any", "last")
 # Log-probabilities divided by less overflow float32.
 LEAST_TEMPERATURE = 1e-4
@@ -20,20 +23,34 @@ class DecodingConfig:
     """Options of `generate`, checked at construction.
 
     Attributes:
-        paradigm: "block": blocks from left to right, each denoised in its share of the steps.
+        paradigm: "block": blocks from left to right, each denoised in its share of the steps (paper Algorithm 1);
+            "full": the whole response at once, the circuit acting on the fewest windows of `block_length` that cover
+            what a step commits (paper Algorithm 2).
         proposal: how the tokens of one step are drawn; None: "any_order" with a circuit, "factorized" without.
         remasking: how positions are ranked: "low_confidence", "margin", "entropy", "left_to_right" or "random".
-        steps: denoising steps of the whole response, spread evenly over its blocks, the remainder first.
+        steps: denoising steps of the whole response, spread evenly over its blocks, the remainder first; with a
+            commit rule other than "quota" their number is an outcome, and this says nothing.
+        schedule: of the quotas: "even", the remainder first, or "times", as Dream spends its time.
+        commit: how many positions a step commits: "quota", or by their confidence "threshold", "factor" or
+            "entropy_bound" (see `codd_lightning.decoding.commit`).
+        commit_bound: of such a rule; None with "quota".
+        commit_reads: the distribution that such a rule reads: "backbone", or "circuit" where one acts.
         max_new_tokens: length of the response.
-        block_length: of one block; the last one may be shorter.
-        gamma: the circuit acts while the share of masked tokens in its block is at most this.
+        block_length: of one block or window; the last one may be shorter.
+        gamma: the circuit acts while the share of masked tokens is at most this.
+        gamma_share: of the "window" (or block) that the circuit acts on, or of the whole "response".
+        strict_gamma: "less than" instead of "at most", as in the paper.
+        reverse_gamma: the circuit acts while the share is at least (more than) gamma instead.
         tau: sharpening of the coupled distribution; 0 takes the most probable.
         temperature: of the backbone's own distribution where it is sampled; 0 is greedy.
         top_p, top_k: sample from the smallest set of tokens with this mass, or from this many; None for all.
+        suppress_tokens: ids that are never proposed.
         cfg_scale: strength of classifier-free guidance (LLaDA); 0 for none. A guided step counts two passes.
         eos: "any": EOS is committed like any token; "last": only where no mask is left of it, outside the quota.
         stop_at_eos: a row is finished, and costs nothing more, once no mask is left of an EOS.
         evidence_top_k: tokens per position that evidence keeps; None for all.
+        cache: of keys and values in block diffusion (Fast-dLLM): "none" is exact; "prefix" computes the tokens before
+            a block once a block, "dual" those after it as well. Faster, and other texts.
         trace: record every step.
 
     Raises:
@@ -44,23 +61,37 @@ class DecodingConfig:
     proposal: str | None = None
     remasking: str = "low_confidence"
     steps: int = 32
+    schedule: str = "even"
+    commit: str = "quota"
+    commit_bound: float | None = None
+    commit_reads: str = "backbone"
     max_new_tokens: int = 64
     block_length: int = 32
     gamma: float = 1.0
+    gamma_share: str = "window"
+    strict_gamma: bool = False
+    reverse_gamma: bool = False
     tau: float = 0.0
     temperature: float = 0.0
     top_p: float | None = None
     top_k: int | None = None
+    suppress_tokens: tuple[int, ...] = ()
     cfg_scale: float = 0.0
     eos: str = "any"
     stop_at_eos: bool = True
     evidence_top_k: int | None = None
+    cache: str = "none"
     trace: bool = False
 
     def __post_init__(self) -> None:
         _one_of("paradigm", self.paradigm, PARADIGMS)
         _one_of("remasking", self.remasking, tuple(REMASKING))
         _one_of("eos", self.eos, EOS_RULES)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("commit", self.commit, ("quota", *COMMIT))
+        _one_of("commit_reads", self.commit_reads, ("backbone", "circuit"))
+        _one_of("gamma_share", self.gamma_share, ("window", "response"))
+        _one_of("cache", self.cache, CACHES)
         if self.proposal is not None:
             _one_of("proposal", self.proposal, tuple(PROPOSALS))
         if self.eos == "last" and not self.stop_at_eos:
@@ -83,11 +114,28 @@ class DecodingConfig:
                 raise UserError(f"decoding.{name}={getattr(self, name)} must be at least 1")
         if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
             raise UserError(f"decoding.top_p={self.top_p} is a probability mass: above 0, at most 1")
-        if self.steps < self.blocks:
+        self._check_commit()
+        if self.cache != "none" and self.paradigm != "block":
+            raise UserError(f"decoding.cache={self.cache} is for decoding.paradigm=block")
+        if self.commit == "quota" and self.paradigm == "block" and self.steps < self.blocks:
             raise UserError(
                 f"decoding.steps={self.steps} is less than one for each of the {self.blocks} blocks of "
                 f"{self.max_new_tokens} tokens"
             )
+
+    def _check_commit(self) -> None:
+        if self.commit == "quota":
+            if self.commit_bound is not None:
+                raise UserError(f"decoding.commit_bound={self.commit_bound} has no effect with decoding.commit=quota")
+            return
+        if self.commit_bound is None:
+            raise UserError(f"decoding.commit={self.commit} needs a decoding.commit_bound")
+        if not 0.0 <= self.commit_bound < math.inf:
+            raise UserError(f"decoding.commit_bound={self.commit_bound} must be 0 or more, and finite")
+        if self.schedule != "even":
+            raise UserError(f"decoding.schedule={self.schedule} has no effect with decoding.commit={self.commit}")
+        if self.commit_reads == "circuit" and self.paradigm != "block":
+            raise UserError("decoding.commit_reads=circuit is for decoding.paradigm=block")
 
     @property
     def blocks(self) -> int:
@@ -96,7 +144,10 @@ class DecodingConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "DecodingConfig":
-        """A named set of options; "reference" does what the original loops of LLaDA and Dream do.
+        """A named set of options.
+
+        "reference" does what the original loops of LLaDA and Dream do, greedily, and "dream" is what Dream's authors
+        sample with.
 
         Raises:
             UserError: there is no such preset.
@@ -104,7 +155,11 @@ class DecodingConfig:
         if name not in PRESETS:
             raise UserError(f"decoding preset {name!r} is not one of {', '.join(PRESETS)}")
         config = cls(**{**PRESETS[name], **overrides})
-        return config.replace(steps=config.steps // config.blocks * config.blocks) if name == "reference" else config
+        if name != "reference":
+            return config
+        if config.paradigm == "full":
+            return config.replace(schedule="times")
+        return config.replace(steps=config.steps // config.blocks * config.blocks)
 
     def replace(self, **changes: Any) -> "DecodingConfig":
         """The same options with some changed."""
@@ -114,6 +169,7 @@ class DecodingConfig:
 # The original loops decode greedily, never stop at EOS, know no circuit, and drop steps left over by the blocks.
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {"proposal": "factorized", "temperature": 0.0, "eos": "any", "stop_at_eos": False},
+    "dream": {"paradigm": "full", "schedule": "times", "remasking": "entropy", "temperature": 0.2, "top_p": 0.95},
 }
 
 

@@ -1,4 +1,4 @@
-"""The one denoising loop."""
+"""Texts from prompts, and texts with gaps filled: what the library decodes with."""
 
 import operator
 from collections.abc import Sequence
@@ -6,39 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone, device_of, encode_prompt
-from codd_lightning.circuits import Circuit, Evidence
+from codd_lightning.circuits import Circuit
 from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.config import DecodingConfig
-from codd_lightning.decoding.proposals import PROPOSALS, Answer, Proposal, Question
-from codd_lightning.decoding.remasking import REMASKING
-from codd_lightning.decoding.sampling import RowDraws
-from codd_lightning.decoding.schedule import quotas, spread
+from codd_lightning.decoding.denoising import Denoising, TraceStep
+from codd_lightning.decoding.proposals import PROPOSALS, Proposal
 from codd_lightning.errors import UserError
 from codd_lightning.seeding import spawn
-
-
-@dataclass(frozen=True)
-class TraceStep:
-    """One denoising step of the rows that took part in it.
-
-    Attributes:
-        rows: `(M,)` row numbers.
-        columns: `(L,)` columns of the active block.
-        canvas: `(M, T)` token ids after the step.
-        committed: `(M, L)` bool, what the step committed.
-        confidence: `(M, L)`, of the committed tokens.
-        coupled: `(M,)` bool, rows on which the circuit acted.
-    """
-
-    rows: Tensor
-    columns: Tensor
-    canvas: Tensor
-    committed: Tensor
-    confidence: Tensor
-    coupled: Tensor
 
 
 @dataclass(frozen=True)
@@ -72,13 +48,13 @@ def generate(
     circuit: Circuit | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Generation:
-    """Decodes responses by block diffusion (paper Algorithm 1), with or without a circuit.
+    """Decodes responses, with or without a circuit.
 
     Args:
         backbone: of `load_backbone`, or any module with its attributes and `forward`.
         prompts: texts, or lists of token ids; any lengths.
         config: how to decode.
-        circuit: what couples the tokens of a block; None for factorized decoding.
+        circuit: what couples the tokens of a block or window; None for factorized decoding.
         generator: one source of all draws, or one per prompt, so that a row's text does not depend on
             its batch.
 
@@ -87,20 +63,13 @@ def generate(
             a prompt is not text and token ids of this backbone's vocabulary.
     """
     backbone = as_backbone(backbone)
-    proposal = choose_proposal(config, circuit)
-    if circuit is not None:
-        require_fit(backbone, circuit, config.block_length)
-    canvas = Canvas(_token_ids(backbone, prompts), config.max_new_tokens, backbone.mask_token_id, device_of(backbone))
-    generators = list(generator) if isinstance(generator, Sequence) else spawn(generator, len(prompts))
-    if len(generators) != len(prompts):
-        raise UserError(f"generate was given {len(generators)} generators for {len(prompts)} prompts")
-    loop = _Denoising(backbone, circuit if proposal.coupled else None, config, proposal, canvas, generators)
-    if len(prompts):
-        loop.run()
+    token_ids = _token_ids(backbone, prompts)
+    canvas = Canvas.of_prompts(token_ids, config.max_new_tokens, backbone.mask_token_id, device_of(backbone))
+    loop = _denoised(backbone, canvas, config, circuit, generator)
     eos = loop.eos_token_ids
     responses = canvas.responses(eos, config.stop_at_eos)
     return Generation(
-        sequences=[prompt + response for prompt, response in zip(canvas.prompts, responses, strict=True)],
+        sequences=[prompt + response for prompt, response in zip(token_ids, responses, strict=True)],
         texts=_texts(backbone, responses),
         ended=[bool(response) and response[-1] in backbone.eos_token_ids for response in responses],
         response_tokens=[len(response) for response in responses],
@@ -108,6 +77,75 @@ def generate(
         circuit_calls=loop.circuit_calls.tolist(),
         trace=loop.trace,
     )
+
+
+@torch.no_grad()
+def infill(
+    backbone: Any,
+    texts: Sequence[Sequence[int]],
+    config: DecodingConfig,
+    circuit: Circuit | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+) -> Generation:
+    """Fills the masks of given texts, wherever they are; nothing is added.
+
+    Blocks and windows are counted from each text's start. EOS ends nothing here, and `max_new_tokens`,
+    `stop_at_eos` and guidance, which is of prompts, do not apply.
+
+    Args:
+        backbone: as for `generate`.
+        texts: lists of token ids, the mask token's where something is missing; any lengths.
+        config: how to decode.
+        circuit: as for `generate`.
+        generator: as for `generate`.
+
+    Returns:
+        Filled sequences; `response_tokens` counts the masks that were filled.
+
+    Raises:
+        UserError: as `generate`, or an option does not apply to infilling.
+    """
+    if config.cfg_scale > 0.0:
+        raise UserError(f"decoding.cfg_scale={config.cfg_scale} guides by a prompt, and infilling has none")
+    if config.eos == "last":
+        raise UserError("decoding.eos=last is for responses: infilling adds nothing")
+    backbone = as_backbone(backbone)
+    token_ids = _token_ids(backbone, texts)
+    canvas = Canvas.of_gaps(token_ids, backbone.mask_token_id, device_of(backbone))
+    config = config.replace(stop_at_eos=False, steps=max(config.steps, -(-canvas.width // config.block_length)))
+    gaps = canvas.masked.sum(-1).tolist()
+    loop = _denoised(backbone, canvas, config, circuit, generator)
+    filled = [canvas.tokens[row, : len(text)].tolist() for row, text in enumerate(token_ids)]
+    return Generation(
+        sequences=filled,
+        texts=_texts(backbone, filled),
+        ended=[bool(text) and text[-1] in backbone.eos_token_ids for text in filled],
+        response_tokens=gaps,
+        nfe=loop.nfe.tolist(),
+        circuit_calls=loop.circuit_calls.tolist(),
+        trace=loop.trace,
+    )
+
+
+def _denoised(
+    backbone: AnyBackbone,
+    canvas: Canvas,
+    config: DecodingConfig,
+    circuit: Circuit | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+) -> Denoising:
+    """The loop, after it has run."""
+    proposal = choose_proposal(config, circuit)
+    if circuit is not None:
+        require_fit(backbone, circuit, config.block_length)
+    count = len(canvas.tokens)
+    generators = list(generator) if isinstance(generator, Sequence) else spawn(generator, count)
+    if len(generators) != count:
+        raise UserError(f"{len(generators)} generators were given for {count} prompts")
+    loop = Denoising(backbone, circuit if proposal.coupled else None, config, proposal, canvas, generators)
+    if count:
+        loop.run()
+    return loop
 
 
 def choose_proposal(config: DecodingConfig, circuit: Circuit | None) -> Proposal:
@@ -139,120 +177,6 @@ def require_fit(backbone: AnyBackbone, circuit: Circuit, block_length: int) -> N
             f"the circuit was trained on {circuit.block_length}-token blocks; "
             f"decoding.block_length={block_length} does not fit it"
         )
-
-
-class _Denoising:
-    """State of one call of `generate`."""
-
-    def __init__(
-        self,
-        backbone: AnyBackbone,
-        circuit: Circuit | None,
-        config: DecodingConfig,
-        proposal: Proposal,
-        canvas: Canvas,
-        generators: Sequence[torch.Generator],
-    ) -> None:
-        device = canvas.tokens.device
-        self.backbone, self.circuit, self.config, self.proposal, self.canvas = (
-            backbone,
-            circuit,
-            config,
-            proposal,
-            canvas,
-        )
-        self.draws = RowDraws(generators, device)
-        ends = [token for token in backbone.eos_token_ids if 0 <= token < backbone.vocab_size]
-        self.eos_token_ids = torch.tensor(ends, dtype=torch.long, device=device)
-        self.nfe = torch.zeros(len(canvas.prompts), dtype=torch.long, device=device)
-        self.circuit_calls = torch.zeros_like(self.nfe)
-        self.trace: list[TraceStep] | None = [] if config.trace else None
-
-    def run(self) -> None:
-        """Denoises the blocks from left to right."""
-        config = self.config
-        for block, steps in enumerate(spread(config.steps, config.blocks)):
-            start = block * config.block_length
-            columns = self.canvas.columns(start, min(config.block_length, config.max_new_tokens - start))
-            step_quotas = quotas(self.canvas.masked[:, columns].sum(-1), steps)
-            for step in range(steps):
-                rows = self._active_rows(columns)
-                if not len(rows):
-                    break
-                self._step(rows, columns, step_quotas[rows, step])
-
-    def _active_rows(self, columns: Tensor) -> Tensor:
-        active = self.canvas.masked[:, columns].any(-1)
-        if self.config.stop_at_eos:
-            active &= ~self.canvas.finished(self.eos_token_ids)
-        return active.nonzero().squeeze(-1)
-
-    def _step(self, rows: Tensor, columns: Tensor, quota: Tensor) -> None:
-        """One pass of the backbone over some rows, and what the proposals commit on its word."""
-        logits = self._predict(rows, columns)  # (M, L, V)
-        masked = self.canvas.masked[rows[:, None], columns]
-        coupled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        if self.circuit is not None:
-            coupled = masked.sum(-1) <= self.config.gamma * masked.shape[1]
-        for here, proposal in ((coupled, self.proposal), (~coupled, PROPOSALS["factorized"])):
-            part = here.nonzero().squeeze(-1)
-            if len(part):
-                acts = here is coupled and self.circuit is not None
-                answer = self._ask(proposal, rows[part], columns, logits[part], masked[part], quota[part], acts)
-                self.canvas.commit(rows[part], columns, answer.tokens, answer.committed)
-                self.circuit_calls[rows[part]] += answer.circuit_calls
-                self._record(rows[part], columns, answer, coupled[part])
-
-    def _predict(self, rows: Tensor, columns: Tensor) -> Tensor:
-        tokens, attention_mask = self.canvas.tokens[rows], self.canvas.attention_mask[rows]
-        logits = self.backbone.predict(tokens, columns, attention_mask=attention_mask).logits.float()
-        self.nfe[rows] += 1
-        if self.config.cfg_scale > 0.0:
-            unprompted = tokens.clone()
-            unprompted[:, : self.canvas.prompt_length] = self.backbone.mask_token_id
-            free = self.backbone.predict(unprompted, columns, attention_mask=attention_mask).logits.float()
-            self.nfe[rows] += 1
-            logits = free + (self.config.cfg_scale + 1.0) * (logits - free)
-        if 0 <= self.backbone.mask_token_id < logits.shape[-1]:
-            logits[..., self.backbone.mask_token_id] = -torch.inf
-        return logits
-
-    def _ask(
-        self,
-        proposal: Proposal,
-        rows: Tensor,
-        columns: Tensor,
-        logits: Tensor,
-        masked: Tensor,
-        quota: Tensor,
-        acts: bool,
-    ) -> Answer:
-        config = self.config
-        posterior = None
-        if acts and self.circuit is not None:
-            tokens = self.canvas.tokens[rows[:, None], columns]
-            evidence = Evidence.from_logits(logits, tokens, self.backbone.mask_token_id, top_k=config.evidence_top_k)
-            posterior = self.circuit.posterior(evidence)
-        question = Question(
-            logits=logits,
-            masked=masked,
-            quota=torch.minimum(quota, masked.sum(-1)),
-            ranking=REMASKING[config.remasking],
-            draws=self.draws.rows(rows),
-            eos_token_ids=self.eos_token_ids,
-            eos_last=config.eos == "last",
-            temperature=config.temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
-            tau=config.tau,
-            posterior=posterior,
-        )
-        return proposal.answer(question)
-
-    def _record(self, rows: Tensor, columns: Tensor, answer: Answer, coupled: Tensor) -> None:
-        if self.trace is not None:
-            canvas = self.canvas.tokens[rows].clone()
-            self.trace.append(TraceStep(rows, columns, canvas, answer.committed, answer.confidence, coupled))
 
 
 def _token_ids(backbone: AnyBackbone, prompts: Sequence[str] | Sequence[Sequence[int]]) -> list[list[int]]:

@@ -25,6 +25,8 @@ class Question:
     Attributes:
         logits: `(B, L, V)`, the backbone's; minus infinity at the mask token.
         masked: `(B, L)` bool, positions that can be committed.
+        opened: `(B, L)` bool, all masked positions, those that can be committed among them.
+        behind: `(B,)` bool, whether a mask lies left of the window.
         quota: `(B,)` long, how many may be.
         ranking: the remasking strategy.
         draws: randomness of the rows.
@@ -37,6 +39,8 @@ class Question:
 
     logits: Tensor
     masked: Tensor
+    opened: Tensor
+    behind: Tensor
     quota: Tensor
     ranking: Ranking
     draws: RowDraws
@@ -55,6 +59,10 @@ class Question:
             rows = self.everyone if active is None else active.nonzero().squeeze(-1)
             uniforms[rows] = self.draws.rows(rows).uniforms(uniforms.shape[1])
         return uniforms
+
+    def due(self, opened: Tensor) -> Tensor:
+        """`(B, L)` bool: the position with no mask left of it, of those still open, where EOS may be committed."""
+        return leftmost(opened) & ~self.behind[:, None]
 
     @property
     def everyone(self) -> Tensor:
@@ -85,10 +93,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A way to answer; `coupled` ones ask the circuit's posterior."""
+    """A way to answer.
+
+    Attributes:
+        answer: to a question.
+        coupled: whether it asks the circuit's posterior.
+        tempers_evidence: whether the backbone's logits are divided by tau before the circuit is conditioned on them.
+    """
 
     answer: Callable[[Question], Answer]
     coupled: bool
+    tempers_evidence: bool = False
 
 
 def leftmost(masked: Tensor) -> Tensor:
@@ -120,6 +135,19 @@ def _latent(question: Question) -> Answer:
     else:
         tokens = draw(sharpen(untempered, question.tau), question.draws.uniforms(length))
     return _keep_best(question, untempered, tokens, torch.ones_like(question.quota), greedy=False)
+
+
+def _latent_reference(question: Question) -> Answer:
+    """As the reference code: `z ~ p̂(Z)` and `x ∝ p_θ^(1/tau)(x) E(z, x)`, the evidence itself being tempered.
+
+    Positions are ranked by the backbone's own distribution: the posterior's is tempered, and would tie.
+    """
+    posterior = _require_posterior(question)
+    latents = posterior.sample_latents(uniforms=question.draws.uniforms(posterior.num_draws))
+    distribution = posterior.token_distribution(latents)
+    tokens = draw(distribution, question.draws.uniforms(question.masked.shape[1]))
+    untempered = question.logits.softmax(-1)
+    return _keep_best(question, untempered, tokens, torch.ones_like(question.quota), greedy=question.tau == 0.0)
 
 
 def _marginal(question: Question) -> Answer:
@@ -162,7 +190,7 @@ def _any_order(question: Question) -> Answer:
     """
     posterior = _require_posterior(question)
     rows = question.everyone
-    masked = question.masked.clone()
+    masked, opened = question.masked.clone(), question.opened.clone()
     tokens = torch.zeros_like(masked, dtype=torch.long)
     committed = torch.zeros_like(masked)
     confidence = question.logits.new_zeros(masked.shape)
@@ -176,13 +204,14 @@ def _any_order(question: Question) -> Answer:
         committed[chosen, where] = True
         confidence[chosen, where] = distribution[chosen, what].to(confidence.dtype)
         masked[chosen, where] = False
+        opened[chosen, where] = False
         posterior.condition(chosen, where, what)
 
     while True:
         active = (quota > 0) & masked.any(-1) & ~ended
         if not bool(active.any()):
             break
-        first = leftmost(masked)
+        first = question.due(opened)
         position, distribution = _choose_position(question, posterior, masked, first, active)
         at_first = first[rows, position]
         if question.eos_last:
@@ -199,9 +228,10 @@ def _any_order(question: Question) -> Answer:
         quota -= active.long()
 
     if question.eos_last and question.tau == 0.0:  # an EOS due next costs no quota; drawn, it would get two chances
-        active = masked.any(-1) & ~ended & (question.quota > 0)
+        due = question.due(opened)
+        active = due.any(-1) & ~ended & (question.quota > 0)
         if bool(active.any()):
-            position = leftmost(masked).int().argmax(-1)
+            position = due.int().argmax(-1)
             distribution = posterior.token_marginals(position)
             token = distribution.argmax(-1)
             calls += active
@@ -254,10 +284,17 @@ def _keep_best(question: Question, untempered: Tensor, tokens: Tensor, calls: Te
     committed = best_first(scores, eligible, question.quota)
     if question.eos_last:
         settled = greedy | (committed.sum(-1) < question.quota)  # (B,): all that is left is EOS
-        due = leftmost(question.masked) | (leftmost(question.masked & ~committed) & settled[:, None])
+        due = question.due(question.opened) | (question.due(question.opened & ~committed) & settled[:, None])
         committed = committed | (due & question.is_eos(tokens))
     confidence = untempered.gather(-1, tokens[..., None]).squeeze(-1)
     return Answer(tokens, committed, confidence, calls)
+
+
+def choose_targets(question: Question) -> Tensor:
+    """`(B, L)` bool: the positions that a step of full diffusion commits, by the strategy on the backbone's word."""
+    untempered = question.logits.softmax(-1)
+    nothing_asked = torch.zeros_like(question.quota)
+    return _keep_best(question, untempered, untempered.argmax(-1), nothing_asked, greedy=True).committed
 
 
 def _require_posterior(question: Question) -> Posterior:
@@ -268,6 +305,7 @@ def _require_posterior(question: Question) -> Posterior:
 PROPOSALS: dict[str, Proposal] = {
     "factorized": Proposal(_factorized, coupled=False),
     "latent": Proposal(_latent, coupled=True),
+    "latent_reference": Proposal(_latent_reference, coupled=True, tempers_evidence=True),
     "any_order": Proposal(_any_order, coupled=True),
     "marginal": Proposal(_marginal, coupled=True),
     "map": Proposal(_map, coupled=True),

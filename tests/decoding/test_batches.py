@@ -103,6 +103,8 @@ def test_draws_of_a_row_do_not_depend_on_the_quotas_beside_it(
         question = Question(
             logits=logits[rows],
             masked=torch.ones(len(rows), 4, dtype=torch.bool),
+            opened=torch.ones(len(rows), 4, dtype=torch.bool),
+            behind=torch.zeros(len(rows), dtype=torch.bool),
             quota=torch.tensor(quotas),
             ranking=REMASKING[remasking],
             draws=RowDraws(generators, torch.device("cpu")),

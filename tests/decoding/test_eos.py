@@ -158,8 +158,8 @@ def test_eos_last_never_commits_an_eos_right_of_a_mask(
         written = generate(backbone, [[1]] * 20, config, circuit=hmm, generator=generator)
         assert written.trace is not None
         for step in written.trace:
-            for canvas, chosen in zip(step.canvas, step.committed, strict=True):
-                for column in step.columns[chosen].tolist():
+            for canvas, columns, chosen in zip(step.canvas, step.columns, step.committed, strict=True):
+                for column in columns[chosen].tolist():
                     if int(canvas[column]) == EOS:
                         committed += 1
                         assert MASK not in canvas[:column].tolist()

@@ -104,7 +104,7 @@ def test_any_order_asks_the_circuit_once_a_token_and_the_others_once_a_step_and_
         proposal: generate(backbone, [[1]], DecodingConfig(proposal=proposal, **layout), circuit=hmm).circuit_calls
         for proposal in PROPOSALS
     }
-    assert calls == {"factorized": [0], "latent": [5], "any_order": [10], "marginal": [5], "map": [5], "best": [50]}
+    assert calls == {"factorized": [0], "latent": [5], "latent_reference": [5], "any_order": [10], "marginal": [5], "map": [5], "best": [50]}
 
 
 def test_the_default_proposal_is_any_order_with_a_circuit_and_factorized_without(
@@ -144,7 +144,7 @@ def test_blocks_and_steps_divide_the_response(
     backbone = fixed_logits(some_logits(length), MASK)
     written = generate(backbone, [[1, 2], [3]], config, circuit=random_hmm(3, VOCABULARY, 5))
     assert written.trace is not None
-    assert [len(step.columns) for step in written.trace] == lengths
+    assert [step.columns.shape[1] for step in written.trace] == lengths
     assert [step.committed.sum(-1).tolist() for step in written.trace] == [[n, n] for n in committed]
     assert written.nfe == [len(lengths)] * 2
     assert written.response_tokens == [length] * 2

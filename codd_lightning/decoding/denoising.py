@@ -1,0 +1,255 @@
+"""The one denoising loop: predict, choose, commit, until nothing is masked."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codd_lightning.backbones import AnyBackbone
+from codd_lightning.circuits import Circuit, Evidence, Posterior
+from codd_lightning.decoding.canvas import Canvas
+from codd_lightning.decoding.commit import how_many
+from codd_lightning.decoding.config import LEAST_TEMPERATURE, DecodingConfig
+from codd_lightning.decoding.predictor import Predictor
+from codd_lightning.decoding.proposals import PROPOSALS, Proposal, Question, choose_targets
+from codd_lightning.decoding.remasking import REMASKING
+from codd_lightning.decoding.sampling import RowDraws
+from codd_lightning.decoding.schedule import by_times, quotas, spread
+from codd_lightning.decoding.windows import Windows, cover
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """What one denoising step committed in some windows.
+
+    Attributes:
+        rows: `(M,)` row numbers, one for each window.
+        columns: `(M, L)` columns of each window; the last one repeats beyond the end of the canvas.
+        canvas: `(M, T)` token ids after the step.
+        committed: `(M, L)` bool, what the step committed.
+        confidence: `(M, L)`, of the committed tokens.
+        coupled: `(M,)` bool, windows on which the circuit acted.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    canvas: Tensor
+    committed: Tensor
+    confidence: Tensor
+    coupled: Tensor
+
+
+@dataclass(frozen=True)
+class Asked:
+    """M windows of L positions, and what is known of each.
+
+    Attributes:
+        rows: `(M,)` long, whose window it is.
+        columns: `(M, L)` long, of the canvas.
+        inside: `(M, L)` bool, False beyond the end of what is denoised.
+        logits: `(M, L, V)`, the backbone's.
+        targets: `(M, L)` bool, positions that may be committed.
+        opened: `(M, L)` bool, all masked positions.
+        behind: `(M,)` bool, whether a mask lies left of the window.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    inside: Tensor
+    logits: Tensor
+    targets: Tensor
+    opened: Tensor
+    behind: Tensor
+
+    def part(self, index: Tensor) -> "Asked":
+        """Some of the windows, by `(K,)` index."""
+        return Asked(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})
+
+    def windows(self, windows: Windows, targets: Tensor) -> "Asked":
+        """Narrower windows of these, for some `(M, L)` targets; a position beyond the end repeats the last one."""
+        length = self.opened.shape[1]
+        row, position = windows.row[:, None], windows.positions
+        exists = position < length
+        position = position.clamp_max(length - 1)
+        return Asked(
+            rows=self.rows[windows.row],
+            columns=self.columns[row, position],
+            inside=self.inside[row, position] & exists,
+            logits=self.logits[row, position],
+            targets=targets[row, position] & exists,
+            opened=self.opened[row, position] & exists,
+            behind=(self.opened.cumsum(-1) - self.opened.long())[windows.row, windows.start] > 0,
+        )
+
+
+class Denoising:
+    """State of one call of `generate` or `infill`.
+
+    Attributes:
+        nfe: `(B,)` long, backbone forward passes of each row.
+        circuit_calls: `(B,)` long, conditional distributions asked of the circuit.
+        trace: every step; None unless it was asked for.
+    """
+
+    def __init__(
+        self,
+        backbone: AnyBackbone,
+        circuit: Circuit | None,
+        config: DecodingConfig,
+        proposal: Proposal,
+        canvas: Canvas,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        device = canvas.tokens.device
+        self._circuit, self._config, self._proposal, self._canvas = circuit, config, proposal, canvas
+        self._mask_token_id = backbone.mask_token_id
+        self._predictor = Predictor(backbone, config, canvas)
+        self._draws = RowDraws(generators, device)
+        ends = [token for token in backbone.eos_token_ids if 0 <= token < backbone.vocab_size]
+        self.eos_token_ids = torch.tensor(ends, dtype=torch.long, device=device)
+        self.nfe = torch.zeros(len(canvas.tokens), dtype=torch.long, device=device)
+        self.circuit_calls = torch.zeros_like(self.nfe)
+        self.trace: list[TraceStep] | None = [] if config.trace else None
+
+    def run(self) -> None:
+        """Denoises one part of the canvas after another."""
+        for columns, steps in self._parts():
+            self._predictor.forget()
+            initial = self._canvas.masked[:, columns].sum(-1)
+            for step in itertools.count():
+                if step == steps and self._config.commit == "quota":
+                    break
+                rows = self._active_rows(columns)
+                if not len(rows):
+                    break
+                self._step(rows, columns, initial, step, steps)
+
+    def _parts(self) -> Iterator[tuple[Tensor, int]]:
+        """Columns that are denoised together, and their steps: blocks, or everything at once."""
+        config, width = self._config, self._canvas.width
+        if config.paradigm == "full":
+            yield self._canvas.columns(0, width), config.steps
+            return
+        blocks = -(-width // config.block_length)
+        for block, steps in enumerate(spread(config.steps, blocks)):
+            start = block * config.block_length
+            yield self._canvas.columns(start, min(config.block_length, width - start)), steps
+
+    def _active_rows(self, columns: Tensor) -> Tensor:
+        active = self._canvas.masked[:, columns].any(-1)
+        if self._config.stop_at_eos:
+            active &= ~self._canvas.finished(self.eos_token_ids)
+        return active.nonzero().squeeze(-1)
+
+    def _step(self, rows: Tensor, columns: Tensor, initial: Tensor, step: int, steps: int) -> None:
+        """One pass of the backbone over some rows, and what the proposals commit on its word."""
+        logits = self._predictor(rows, columns)  # (R, P, V)
+        self.nfe[rows] += self._predictor.passes
+        opened = self._canvas.masked[rows[:, None], columns]
+        everything = Asked(
+            rows=rows,
+            columns=columns.expand_as(opened),
+            inside=self._canvas.attention_mask[rows[:, None], columns],
+            logits=logits,
+            targets=opened,
+            opened=opened,
+            behind=torch.zeros_like(rows, dtype=torch.bool),
+        )
+        quota = self._quota(initial[rows], opened.sum(-1), step, steps)
+        if self._config.paradigm == "block" or self._circuit is None:
+            self._commit(everything, quota)
+            return
+        if quota is None:
+            quota = self._by_rule(logits.softmax(-1), opened)
+        targets = choose_targets(self._question(everything, quota, None))
+        windows = everything.windows(cover(targets, self._config.block_length), targets)
+        self._commit(windows, windows.targets.sum(-1))
+
+    def _quota(self, initial: Tensor, left: Tensor, step: int, steps: int) -> Tensor | None:
+        """`(R,)` positions to commit by the schedule; None where a rule decides."""
+        if self._config.commit != "quota":
+            return None
+        if self._config.schedule == "times":
+            return by_times(left, step, steps)
+        return quotas(initial, steps)[:, step]
+
+    def _by_rule(self, probabilities: Tensor, masked: Tensor) -> Tensor:
+        bound = self._config.commit_bound
+        assert bound is not None, "a rule has its bound"
+        return how_many(self._config.commit, probabilities, masked, bound)
+
+    def _commit(self, asked: Asked, quota: Tensor | None) -> None:
+        """Asks a proposal about each window, the coupled one where the circuit acts, and writes what it answers.
+
+        A quota of None is left to the commit rule.
+        """
+        acts = self._acts(asked)
+        for coupled in (True, False):
+            part = (acts == coupled).nonzero().squeeze(-1)
+            if not len(part):
+                continue
+            some = asked if len(part) == len(acts) else asked.part(part)
+            proposal = self._proposal if coupled else PROPOSALS["factorized"]
+            posterior = self._posterior(some, proposal) if coupled else None
+            if quota is not None:
+                wanted = quota[part]
+            elif posterior is not None and self._config.commit_reads == "circuit":
+                wanted = self._by_rule(posterior.token_marginals(), some.opened)
+            else:
+                wanted = self._by_rule(some.logits.softmax(-1), some.opened)
+            answer = proposal.answer(self._question(some, wanted, posterior))
+            committed = answer.committed & some.inside
+            self._canvas.commit(some.rows, some.columns, answer.tokens, committed)
+            self.circuit_calls.index_add_(0, some.rows, answer.circuit_calls)
+            if self.trace is not None:
+                canvas = self._canvas.tokens[some.rows].clone()
+                step = TraceStep(some.rows, some.columns, canvas, committed, answer.confidence, acts[part])
+                self.trace.append(step)
+
+    def _acts(self, asked: Asked) -> Tensor:
+        """`(M,)` bool: whether the circuit acts on each window."""
+        config = self._config
+        if self._circuit is None:
+            return torch.zeros_like(asked.behind)
+        masked, size = asked.opened.sum(-1), asked.inside.sum(-1)
+        if config.gamma_share == "response":
+            masked = self._canvas.masked[asked.rows].sum(-1)
+            size = torch.full_like(masked, self._canvas.width)
+        limit = config.gamma * size
+        if config.reverse_gamma:
+            return masked > limit if config.strict_gamma else masked >= limit
+        return masked < limit if config.strict_gamma else masked <= limit
+
+    def _posterior(self, asked: Asked, proposal: Proposal) -> Posterior:
+        assert self._circuit is not None, "asked only where the circuit acts"
+        evidence = Evidence.from_logits(
+            asked.logits,
+            self._canvas.tokens[asked.rows[:, None], asked.columns],
+            self._mask_token_id,
+            temperature=max(self._config.tau, LEAST_TEMPERATURE) if proposal.tempers_evidence else 1.0,
+            top_k=self._config.evidence_top_k,
+            absent=None if bool(asked.inside.all()) else ~asked.inside,
+        )
+        return self._circuit.posterior(evidence)
+
+    def _question(self, asked: Asked, quota: Tensor, posterior: Posterior | None) -> Question:
+        config = self._config
+        return Question(
+            logits=asked.logits,
+            masked=asked.targets,
+            opened=asked.opened,
+            behind=asked.behind,
+            quota=torch.minimum(quota, asked.targets.sum(-1)),
+            ranking=REMASKING[config.remasking],
+            draws=self._draws.rows(asked.rows),
+            eos_token_ids=self.eos_token_ids,
+            eos_last=config.eos == "last",
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            tau=config.tau,
+            posterior=posterior,
+        )

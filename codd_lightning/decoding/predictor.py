@@ -1,0 +1,65 @@
+"""What the loop asks of a backbone: logits of some rows and columns, guided, and with cached keys and values."""
+
+import torch
+from torch import Tensor
+
+from codd_lightning.backbones import AnyBackbone, KeyValues
+from codd_lightning.decoding.canvas import Canvas
+from codd_lightning.decoding.config import DecodingConfig
+from codd_lightning.errors import UserError
+
+
+class Predictor:
+    """Logits for the positions that a step may commit.
+
+    Attributes:
+        passes: of the backbone for one prediction: two with guidance.
+    """
+
+    def __init__(self, backbone: AnyBackbone, config: DecodingConfig, canvas: Canvas) -> None:
+        if config.cache != "none" and not backbone.remembers:
+            raise UserError(f"decoding.cache={config.cache} needs a backbone that keeps keys and values; this has none")
+        self._backbone, self._config, self._canvas = backbone, config, canvas
+        self.passes = 2 if config.cfg_scale > 0.0 else 1
+        withheld = {token for token in config.suppress_tokens if 0 <= token < backbone.vocab_size}
+        if 0 <= backbone.mask_token_id < backbone.vocab_size:
+            withheld.add(backbone.mask_token_id)
+        self._withheld = torch.tensor(sorted(withheld), dtype=torch.long, device=canvas.tokens.device)
+        self._kept: dict[bool, tuple[Tensor, KeyValues]] = {}  # by guidance: rows, and what is kept of them
+
+    def forget(self) -> None:
+        """Drops what is cached: another block begins."""
+        self._kept = {}
+
+    def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """`(R, P, V)` float32, minus infinity at the mask token and at suppressed ones."""
+        logits = self._predict(rows, columns, unprompted=False)
+        if self._config.cfg_scale > 0.0:
+            free = self._predict(rows, columns, unprompted=True)
+            logits = free + (self._config.cfg_scale + 1.0) * (logits - free)
+        return logits.index_fill_(-1, self._withheld, -torch.inf)
+
+    def _predict(self, rows: Tensor, columns: Tensor, unprompted: bool) -> Tensor:
+        canvas = self._canvas
+        tokens, attention_mask = canvas.tokens[rows], canvas.attention_mask[rows]
+        if unprompted:
+            tokens = tokens.clone()
+            tokens[:, : canvas.prompt_length] = self._backbone.mask_token_id
+        if self._config.cache == "none":
+            return self._backbone.predict(tokens, columns, attention_mask=attention_mask).logits.float()
+        if unprompted not in self._kept:
+            keep = self._cached_columns(columns)
+            found = self._backbone.predict(tokens, columns, attention_mask=attention_mask, keep=keep)
+            assert found.cache is not None, "a backbone that remembers gives what it was to keep"
+            self._kept[unprompted] = rows, found.cache
+            return found.logits.float()
+        of, kept = self._kept[unprompted]
+        if len(of) != len(rows):  # some rows have finished since
+            kept = kept.rows(torch.searchsorted(of, rows))
+        return self._backbone.predict(tokens, columns, kept, attention_mask).logits.float()
+
+    def _cached_columns(self, columns: Tensor) -> Tensor:
+        """`(T,)` bool: what stays as it was at the block's first step."""
+        everything = torch.arange(self._canvas.tokens.shape[1], device=columns.device)
+        before = everything < columns[0] - self._backbone.lookback
+        return before if self._config.cache == "prefix" else before | (everything > columns[-1])
