@@ -155,7 +155,7 @@ class Backbone(nn.Module):
         every = torch.ones_like(canvas) if attention_mask is None else attention_mask.to(torch.long)
         output = self.model.base_model(
             input_ids=canvas[:, active],
-            attention_mask=cache.visible(attention_mask),
+            attention_mask=cache.visible(None if attention_mask is None else every),
             position_ids=_position_ids(every)[:, active],
             use_cache=True,
             past_key_values=cache.cache(),

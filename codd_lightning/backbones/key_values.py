@@ -38,8 +38,7 @@ class KeyValues:
         return cache
 
     def visible(self, attention_mask: Tensor | None) -> Tensor | None:
-        """`(B, 1, A, C + A)` bool: what the A other columns attend to, kept ones first; None where all to all."""
-        if attention_mask is None or bool(attention_mask.all()):
+        """`(B, C + A)`: what the A other columns attend to, kept ones first; None where all to all."""
+        if attention_mask is None:
             return None
-        seen = torch.cat([attention_mask[:, self.columns], attention_mask[:, ~self.columns]], 1).bool()
-        return seen[:, None, None, :].expand(-1, 1, int((~self.columns).sum()), -1)
+        return torch.cat([attention_mask[:, self.columns], attention_mask[:, ~self.columns]], 1)

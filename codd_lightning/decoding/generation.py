@@ -89,8 +89,9 @@ def infill(
 ) -> Generation:
     """Fills the masks of given texts, wherever they are; nothing is added.
 
-    Blocks and windows are counted from each text's start. EOS ends nothing here, and `max_new_tokens`,
-    `stop_at_eos` and guidance, which is of prompts, do not apply.
+    Blocks and windows are counted from each text's start, and `steps` are those of one block (in full diffusion
+    those of the whole text): texts may differ in length. EOS ends nothing here; `max_new_tokens`, `stop_at_eos`
+    and guidance, which is of prompts, do not apply.
 
     Args:
         backbone: as for `generate`.
@@ -112,7 +113,8 @@ def infill(
     backbone = as_backbone(backbone)
     token_ids = _token_ids(backbone, texts)
     canvas = Canvas.of_gaps(token_ids, backbone.mask_token_id, device_of(backbone))
-    config = config.replace(stop_at_eos=False, steps=max(config.steps, -(-canvas.width // config.block_length)))
+    blocks = max(-(-canvas.width // config.block_length), 1) if config.paradigm == "block" else 1
+    config = config.replace(stop_at_eos=False, max_new_tokens=config.block_length, steps=config.steps * blocks)
     gaps = canvas.masked.sum(-1).tolist()
     loop = _denoised(backbone, canvas, config, circuit, generator)
     filled = [canvas.tokens[row, : len(text)].tolist() for row, text in enumerate(token_ids)]

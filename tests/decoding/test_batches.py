@@ -10,12 +10,13 @@ import torch
 
 from codd_lightning.backbones import Backbone, load_backbone
 from codd_lightning.circuits import HMM, Evidence
-from codd_lightning.decoding import PROPOSALS, REMASKING, DecodingConfig, Generation, generate
+from codd_lightning.decoding import COMMIT, PROPOSALS, REMASKING, DecodingConfig, Generation, generate
 from codd_lightning.decoding.proposals import Question
 from codd_lightning.decoding.sampling import RowDraws
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PROMPTS: list[list[int]] = [[173, 77, 27], [], [176, 20, 28, 133, 124, 35, 9, 148, 131, 188, 76], [96]]
+RULES: list[dict[str, Any]] = [{"commit": rule, "commit_bound": 0.3} for rule in COMMIT]
 LAYOUT: dict[str, Any] = {"max_new_tokens": 20, "block_length": 8, "steps": 7}  # a short last block, uneven steps
 
 
@@ -43,22 +44,27 @@ def rows(generation: Generation) -> list[tuple[Any, ...]]:
     )
 
 
+@pytest.mark.parametrize("paradigm", ["block", "full"])
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("remasking", REMASKING)
 @pytest.mark.parametrize("proposal", PROPOSALS)
 def test_rows_decode_alike_alone_in_a_batch_and_in_reverse(
-    proposal: str, remasking: str, sampled: bool, random_hmm: Callable[..., HMM]
+    proposal: str, remasking: str, sampled: bool, paradigm: str, random_hmm: Callable[..., HMM]
 ) -> None:
     hmm = random_hmm(8, 200, 8)
     level = 1.0 if sampled else 0.0
-    config = DecodingConfig(proposal=proposal, remasking=remasking, tau=level, temperature=level, **LAYOUT)
+    config = DecodingConfig(
+        paradigm=paradigm, proposal=proposal, remasking=remasking, tau=level, temperature=level, **LAYOUT
+    )
     together = rows(decoded([0, 1, 2, 3], hmm, config))
     assert rows(decoded([3, 2, 1, 0], hmm, config)) == together[::-1]
     for i in range(len(PROMPTS)):
         assert rows(decoded([i], hmm, config)) == [together[i]]
 
 
-@pytest.mark.parametrize("options", [{"eos": "last"}, {"gamma": 0.5}, {"cfg_scale": 0.7}, {"evidence_top_k": 20}])
+@pytest.mark.parametrize(
+    "options", [{"eos": "last"}, {"gamma": 0.5}, {"cfg_scale": 0.7}, {"evidence_top_k": 20}, *RULES]
+)
 def test_rows_decode_alike_under_every_other_option(options: dict[str, Any], random_hmm: Callable[..., HMM]) -> None:
     hmm = random_hmm(8, 200, 8)
     with torch.no_grad():

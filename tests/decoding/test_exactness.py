@@ -167,6 +167,34 @@ def test_latent_sharpens_tokens_given_exact_latent_states(
     assert_drawn_from(expected / expected.sum(), counts)
 
 
+def test_latent_reference_tempers_the_evidence_and_keeps_the_emissions(
+    random_hmm: Callable[..., HMM], fixed_logits: Callable[..., Any]
+) -> None:
+    hmm, logits, tau = random_hmm(STATES, VOCABULARY, LENGTH), backbone_logits(), 0.6
+    expected = coupled_table(hmm, logits / tau, MASK_OUTSIDE)  # p_ω(x) Π p_θ(x_i)^(1/tau), drawn exactly
+    counts = draw(fixed_logits(logits, MASK_OUTSIDE), hmm, proposal="latent_reference", tau=tau)
+    assert_drawn_from(expected, counts)
+
+
+@pytest.mark.parametrize("remasking", REMASKING)
+@pytest.mark.parametrize("proposal", ["any_order", "latent"])
+def test_full_diffusion_draws_from_the_coupled_distribution(
+    proposal: str, remasking: str, random_hmm: Callable[..., HMM], fixed_logits: Callable[..., Any]
+) -> None:
+    hmm, logits = random_hmm(STATES, VOCABULARY, LENGTH), backbone_logits()
+    backbone = fixed_logits(logits, MASK_OUTSIDE)
+    counts = draw(backbone, hmm, paradigm="full", proposal=proposal, remasking=remasking, tau=1.0)
+    assert_drawn_from(coupled_table(hmm, logits, MASK_OUTSIDE), counts)
+
+
+def test_drawing_at_a_temperature_is_adding_gumbel_noise(fixed_logits: Callable[..., Any]) -> None:
+    logits, temperature = backbone_logits(), 0.7
+    counts = draw(fixed_logits(logits, MASK_OUTSIDE), None, temperature=temperature)
+    uniforms = torch.rand(200_000, LENGTH, VOCABULARY, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    noisy = (logits.double().exp() / (-uniforms.log()) ** temperature).argmax(-1)  # LLaDA's add_gumbel_noise
+    assert_drawn_from(counted(noisy.tolist()) / 200_000, counts)
+
+
 @pytest.mark.parametrize("mask_token_id", [MASK_INSIDE, MASK_OUTSIDE], ids=["mask-inside", "mask-outside"])
 def test_factorized_draws_every_position_by_itself(mask_token_id: int, fixed_logits: Callable[..., Any]) -> None:
     logits = backbone_logits()

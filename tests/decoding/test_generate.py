@@ -104,7 +104,15 @@ def test_any_order_asks_the_circuit_once_a_token_and_the_others_once_a_step_and_
         proposal: generate(backbone, [[1]], DecodingConfig(proposal=proposal, **layout), circuit=hmm).circuit_calls
         for proposal in PROPOSALS
     }
-    assert calls == {"factorized": [0], "latent": [5], "latent_reference": [5], "any_order": [10], "marginal": [5], "map": [5], "best": [50]}
+    assert calls == {
+        "factorized": [0],
+        "latent": [5],
+        "latent_reference": [5],
+        "any_order": [10],
+        "marginal": [5],
+        "map": [5],
+        "best": [50],
+    }
 
 
 def test_the_default_proposal_is_any_order_with_a_circuit_and_factorized_without(
