@@ -118,7 +118,7 @@ def decoding_config(config: DictConfig, decoder: DictConfig) -> DecodingConfig:
         max_new_tokens=config.data.max_response_tokens,
         steps=config.data.max_response_tokens,
         block_length=config.data.block_length,
-        **config.decoding,
+        **{**config.decoding, "suppress_tokens": tuple(config.decoding.suppress_tokens)},
     )
 
 

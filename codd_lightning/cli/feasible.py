@@ -33,6 +33,11 @@ def require_feasible(config: DictConfig, experiment: Experiment) -> None:
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from None
     _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
+    if config.decoding.commit != "quota" and len(config.evaluation.steps_per_block) > 1:
+        raise UserError(
+            f"evaluation.steps_per_block={list(config.evaluation.steps_per_block)} are no budgets with "
+            f"decoding.commit={config.decoding.commit}, which decides itself: name one"
+        )
     if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
         known = ", ".join((*CANVASES, "mixed"))
         raise UserError(f"evaluation.likelihood_canvas={config.evaluation.likelihood_canvas} is not one of {known}")

@@ -1,10 +1,11 @@
-"""`codd generate`: a prompt in, texts out, with and without a circuit, side by side."""
+"""`codd generate`: prompts in, texts out, with and without a circuit, side by side."""
 
 import argparse
 import json
 import re
+import sys
+from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,8 +13,10 @@ from rich.table import Table
 from codd_lightning.backbones import Backbone, load_backbone
 from codd_lightning.circuits import Circuit, load_circuit
 from codd_lightning.cli.console import quiet_libraries
+from codd_lightning.cli.trace import draw_trace
 from codd_lightning.decoding import DecodingConfig, Generation, generate
 from codd_lightning.errors import UserError
+from codd_lightning.seeding import sample_generator
 
 DEFAULT_STEPS_PER_BLOCK = 8
 
@@ -25,20 +28,29 @@ def generate_command(args: argparse.Namespace) -> int:
         raise UserError(f"--seed {args.seed} must lie in [0, 2^63)")
     if args.circuit is None and args.proposal not in (None, "factorized"):
         raise UserError(f"--proposal {args.proposal} needs a --circuit")
-    for prompt in args.prompts:
-        try:
-            prompt.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"prompt {prompt!r} is not valid text: it holds half a character") from None
+    if args.trace and args.json:
+        raise UserError("--trace draws for people and --json writes for programs: choose one")
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size} must be at least 1")
+    prompts = _prompts(args)
     quiet_libraries()
     circuit = load_circuit(args.circuit) if args.circuit is not None else None
     backbone = load_backbone(args.backbone)
     if backbone.tokenizer is None:
         raise UserError(f"backbone {args.backbone} has no tokenizer, so it cannot read a prompt")
-    results = {"factorized": _decode(backbone, args, config, None)}
+    decoders: list[tuple[DecodingConfig, Circuit | None]] = [(config, None)]
     if circuit is not None and args.proposal != "factorized":
-        results[str(coupled.proposal)] = _decode(backbone, args, coupled, circuit)
-    _print(args, results)
+        decoders.append((coupled, circuit))
+    for start in range(0, len(prompts), args.batch_size):
+        batch = prompts[start : start + args.batch_size]
+        seeds = [sample_generator(args.seed, 0, start + i, "generate") for i in range(len(batch))]
+        states = [generator.get_state() for generator in seeds]
+        results = {}
+        for decoder, with_circuit in decoders:
+            for generator, state in zip(seeds, states, strict=True):  # every decoder draws from the same start
+                generator.set_state(state)
+            results[str(decoder.proposal)] = generate(backbone, batch, decoder, circuit=with_circuit, generator=seeds)
+        _print(args, backbone, batch, results)
     return 0
 
 
@@ -47,12 +59,17 @@ def _configs(args: argparse.Namespace) -> tuple[DecodingConfig, DecodingConfig]:
     blocks = max(-(-args.max_new_tokens // max(args.block_length, 1)), 1)
     try:
         config = DecodingConfig(
+            paradigm=args.paradigm,
             proposal="factorized",
             remasking=args.remasking,
             eos=args.eos,
             steps=DEFAULT_STEPS_PER_BLOCK * blocks if args.steps is None else args.steps,
             max_new_tokens=args.max_new_tokens,
             block_length=args.block_length,
+            gamma=args.gamma,
+            tau=args.tau,
+            temperature=args.temperature,
+            trace=args.trace,
         )
         return config, config.replace(proposal=args.proposal or "any_order")
     except UserError as error:  # it names keys of a config; here they are options
@@ -60,15 +77,53 @@ def _configs(args: argparse.Namespace) -> tuple[DecodingConfig, DecodingConfig]:
         raise UserError(named) from None
 
 
-def _decode(
-    backbone: Backbone, args: argparse.Namespace, config: DecodingConfig, circuit: Circuit | None
-) -> Generation:
-    generator = torch.Generator().manual_seed(args.seed)
-    return generate(backbone, args.prompts, config, circuit=circuit, generator=generator)
+def _prompts(args: argparse.Namespace) -> list[str]:
+    """From the command line, a file (a line or a JSON object each), or standard input where neither is given."""
+    if args.prompts and args.file:
+        raise UserError("prompts were given both as arguments and by --file: choose one")
+    if args.prompts:
+        prompts = list(args.prompts)
+    else:
+        if args.file and args.file != "-":
+            try:
+                text = Path(args.file).read_text()
+            except OSError as error:
+                raise UserError(f"--file {args.file} cannot be read: {error.strerror}") from None
+            except UnicodeDecodeError:
+                raise UserError(f"--file {args.file} is not text in UTF-8") from None
+        else:
+            if sys.stdin.isatty():
+                raise UserError("there is no prompt: give some as arguments, by --file, or on standard input")
+            text = sys.stdin.read()
+        lines = [line for line in text.splitlines() if line.strip()]
+        prompts = [_prompt_of(line, number) for number, line in enumerate(lines, 1)]
+    if not prompts:
+        raise UserError("there is no prompt: give some as arguments, by --file, or on standard input")
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"prompt {prompt!r} is not valid text: it holds half a character") from None
+    return prompts
 
 
-def _print(args: argparse.Namespace, results: dict[str, Generation]) -> None:
-    for number, prompt in enumerate(args.prompts):
+def _prompt_of(line: str, number: int) -> str:
+    """A line as it is, or the `prompt` of a JSON object."""
+    if not line.lstrip().startswith("{"):
+        return line
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (ValueError, RecursionError):
+        return line  # text that happens to start with a brace
+    except KeyError:
+        raise UserError(f"line {number} of the prompts is a JSON object without a prompt") from None
+    if not isinstance(prompt, str):
+        raise UserError(f"line {number} of the prompts holds a prompt that is no text: {prompt!r}")
+    return prompt
+
+
+def _print(args: argparse.Namespace, backbone: Backbone, prompts: list[str], results: dict[str, Generation]) -> None:
+    for number, prompt in enumerate(prompts):
         rows = [
             {
                 "prompt": prompt,
@@ -84,6 +139,9 @@ def _print(args: argparse.Namespace, results: dict[str, Generation]) -> None:
             for row in rows:
                 print(json.dumps(row, ensure_ascii=False))
             continue
+        if args.trace:
+            for decoder, generation in results.items():
+                Console().print(draw_trace(generation, number, backbone, f"{decoder}: {prompt}"))
         table = Table(title=escape(prompt), title_justify="left", show_lines=True)
         table.add_column("decoder")
         table.add_column("passes", justify="right")

@@ -234,11 +234,21 @@ class Anemone(EM):
 class Decoding:
     """Options of every decoder; see `DecodingConfig`."""
 
+    paradigm: str = "block"
+    schedule: str = "even"
+    commit: str = "quota"
+    commit_bound: float | None = ranged(None, minimum=0.0)
+    commit_reads: str = "backbone"
     gamma: float = ranged(1.0, minimum=0.0, maximum=1.0)
+    gamma_share: str = "window"
+    strict_gamma: bool = False
+    reverse_gamma: bool = False
     tau: float = ranged(0.0, minimum=0.0)
     temperature: float = ranged(0.0, minimum=0.0)
     top_p: float | None = ranged(None, above=0.0, maximum=1.0)
     top_k: int | None = ranged(None, minimum=1)
+    suppress_tokens: list[int] = field(default_factory=list)
+    cache: str = "none"
     cfg_scale: float = ranged(0.0, minimum=0.0)
     evidence_top_k: int | None = ranged(None, minimum=1)
 
