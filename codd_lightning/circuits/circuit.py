@@ -95,6 +95,17 @@ class Posterior(ABC):
         """
 
     @abstractmethod
+    def candidate_distribution(self, latents: Tensor) -> Tensor:
+        """`token_distribution` over the evidence's candidates, `(B, L, K)`, where it has some; meant for soft positions."""
+
+    @abstractmethod
+    def candidate_marginals(self, positions: Tensor | None = None) -> Tensor:
+        """`token_marginals` over the evidence's candidates, `(B, L, K)` or `(B, K)`, where it has some.
+
+        They cost K tokens a position instead of V. Meant for soft positions; elsewhere they mean nothing.
+        """
+
+    @abstractmethod
     def condition(self, row: Tensor | int, position: Tensor | int, token: Tensor | int) -> None:
         """Makes one token known in each of some rows (`(M,)` each, or one), in place.
 

@@ -26,7 +26,7 @@ class Evidence:
         weights: `(B, L, V)`, or `(B, L, K)` beside `token_ids`; read only at soft positions.
         vocab_size: V.
         token_ids: `(B, L, K)` long, ascending, distinct: the tokens kept by truncation; None if dense.
-        tail: `(B, L)`, weight of each of the `V - K` tokens left out; None if dense.
+        tail: `(B, L)`, weight of each of the `V - K` tokens left out; None if dense, or if they weigh 0.
         absent: `(B, L)` bool; None where every position is part of its block.
         latent_potentials: `(B, L, N)`, log potentials over the circuit's latent states, which both
             the score of a completion and its normaliser carry (paper, appendix E.1); None for none.
@@ -53,6 +53,7 @@ class Evidence:
         *,
         absent: Tensor | None = None,
         latent_potentials: Tensor | None = None,
+        tail: bool = True,
     ) -> "Evidence":
         """Evidence from a backbone's logits and a partly masked block.
 
@@ -67,6 +68,7 @@ class Evidence:
             keep: `(B, L)` long, tokens that truncation must not drop (in training the true ones).
             absent: `(B, L)` bool, positions beyond the end of their block.
             latent_potentials: `(B, L, N)` log potentials over latent states.
+            tail: whether the tokens left out share the rest of the mass; False rules them out.
 
         Raises:
             EvidenceError: shapes disagree, a token lies outside the vocabulary, the temperature or
@@ -101,8 +103,10 @@ class Evidence:
         token_ids = ranking.topk(top_k, dim=-1).indices.sort(dim=-1).values  # in order: memory is read in order
         kept = scores.gather(-1, token_ids)
         weights = _possible((kept - scores.logsumexp(-1, keepdim=True)).exp(), kept)
-        tail = (1.0 - weights.sum(-1)).clamp_min(0.0) / (vocab_size - top_k)
-        return cls(tokens, observed, weights, vocab_size, token_ids, tail, **common)
+        if not tail:
+            return cls(tokens, observed, weights, vocab_size, token_ids, **common)
+        rest = (1.0 - weights.sum(-1)).clamp_min(0.0) / (vocab_size - top_k)
+        return cls(tokens, observed, weights, vocab_size, token_ids, rest, **common)
 
     @classmethod
     def nothing_known(
@@ -131,6 +135,11 @@ class Evidence:
     def soft(self) -> Tensor:
         """`(B, L)` bool: positions that carry a distribution."""
         return ~self.observed if self.absent is None else ~self.observed & ~self.absent
+
+    @property
+    def candidates(self) -> Tensor | None:
+        """`(B, L, K)` long: the only tokens possible at soft positions; None where all of the vocabulary are."""
+        return self.token_ids if self.tail is None else None
 
     def rows(self, index: Tensor) -> "Evidence":
         """The evidence of some rows, by a `(M,)` index or a `(B,)` mask."""
@@ -177,17 +186,19 @@ class Evidence:
         if positions is not None:
             at = (torch.arange(self.batch_size, device=positions.device), positions)
         weights = self.weights[at]
-        if self.token_ids is not None and self.tail is not None:
-            spread = self.tail[at][..., None].expand(*weights.shape[:-1], self.vocab_size)
+        if self.token_ids is not None:
+            rest = weights.new_zeros(()) if self.tail is None else self.tail[at][..., None]
+            spread = rest.expand(*weights.shape[:-1], self.vocab_size)
             weights = spread.scatter(-1, self.token_ids[at], weights)
         return weights if self.absent is None else weights.masked_fill(self.absent[at][..., None], 1.0)
 
     def _weight_of(self, tokens: Tensor) -> Tensor:
-        if self.token_ids is None or self.tail is None:
+        if self.token_ids is None:
             weights = self.weights.expand(*tokens.shape, -1)
             return weights.gather(-1, tokens[..., None]).squeeze(-1)
         hits = self.token_ids == tokens[..., None]
-        return torch.where(hits.any(-1), (self.weights * hits).sum(-1), self.tail.expand(tokens.shape))
+        rest = self.weights.new_zeros(()) if self.tail is None else self.tail
+        return torch.where(hits.any(-1), (self.weights * hits).sum(-1), rest.expand(tokens.shape))
 
 
 def _check_arguments(

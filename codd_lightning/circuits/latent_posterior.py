@@ -31,6 +31,7 @@ class LatentPosterior(Posterior):
         self._observed = evidence.observed.clone() if evidence.absent is None else evidence.observed & ~evidence.absent
         potentials = evidence.latent_potentials
         self._potentials = None if potentials is None else potentials.detach().to(scores.dtype).softmax(-1)
+        self._among: Tensor | None = None  # (B, L, K, N): emissions of the candidates, once they are asked for
 
     @property
     def evidence(self) -> Evidence:
@@ -56,13 +57,45 @@ class LatentPosterior(Posterior):
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
     def token_marginals(self, positions: Tensor | None = None) -> Tensor:
+        return self._weigh(self._tables.token_mixture(self._states(positions), positions), positions)
+
+    @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
+    def candidate_distribution(self, latents: Tensor) -> Tensor:
+        candidates = self._evidence.candidates
+        if candidates is None:
+            return self.token_distribution(latents)
+        return _normalized(self._tables.emission_of_states(candidates, latents) * self._evidence.weights)
+
+    @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
+    def candidate_marginals(self, positions: Tensor | None = None) -> Tensor:
+        if self._evidence.candidates is None:
+            return self.token_marginals(positions)
+        states, among, weights = self._states(positions), self._candidate_emission(), self._evidence.weights
+        if positions is not None:
+            rows = torch.arange(len(positions), device=positions.device)
+            among, weights = among[rows, positions], weights[rows, positions]
+        return _normalized(torch.matmul(among, states[..., None]).squeeze(-1) * weights)
+
+    def _states(self, positions: Tensor | None) -> Tensor:
+        """What the rest says of each position's state: `(B, L, N)`, or `(B, N)` of one position per row."""
         if positions is not None:
             self._check_position(positions)
         states = self._messages.outside(positions)
-        if self._potentials is not None:
-            rows = torch.arange(len(states), device=states.device)
-            states = states * (self._potentials if positions is None else self._potentials[rows, positions])
-        return self._weigh(self._tables.token_mixture(states, positions), positions)
+        if self._potentials is None:
+            return states
+        rows = torch.arange(len(states), device=states.device)
+        return states * (self._potentials if positions is None else self._potentials[rows, positions])
+
+    def _candidate_emission(self) -> Tensor:
+        if self._among is None:
+            candidates = self._evidence.candidates
+            assert candidates is not None, "asked only where there are some"
+            positions = torch.arange(candidates.shape[1], device=candidates.device).repeat(len(candidates))
+            among = self._tables.emission_among(candidates.flatten(0, 1), positions)
+            self._among = among.unflatten(0, candidates.shape[:2])
+        return self._among
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
@@ -125,6 +158,7 @@ class LatentPosterior(Posterior):
         for name in ("_scores", "_tokens", "_observed"):
             setattr(chosen, name, getattr(self, name)[index])
         chosen._potentials = None if self._potentials is None else self._potentials[index]
+        chosen._among = None if self._among is None else self._among[index]
         return chosen
 
     def _check_position(self, position: Tensor) -> None:
@@ -141,4 +175,8 @@ class LatentPosterior(Posterior):
         known = F.one_hot(self._tokens[at], emitted.shape[-1]).to(emitted.dtype)
         weights = self._evidence.dense_weights(positions)
         weighed = torch.where(self._observed[at][..., None], known, emitted * weights)
-        return weighed / safe(weighed.sum(-1, keepdim=True))
+        return _normalized(weighed)
+
+
+def _normalized(mass: Tensor) -> Tensor:
+    return mass / safe(mass.sum(-1, keepdim=True))

@@ -61,6 +61,17 @@ class Tables:
             return torch.einsum("bln,lvn->blv", states, emission[: states.shape[1]].to(self.dtype))
         return torch.einsum("bn,bvn->bv", states, emission[positions].to(self.dtype))
 
+    def emission_among(self, candidates: Tensor, positions: Tensor) -> Tensor:
+        """`E(n, v)`, `(M, K, N)`, of `(M, K)` tokens at M positions."""
+        places = positions if self._per_position else torch.zeros_like(positions)
+        return self.emission[places[:, None], candidates].to(self.dtype)
+
+    def emission_of_states(self, candidates: Tensor, latents: Tensor) -> Tensor:
+        """`E(z_i, v)`, `(B, L, K)`, of `(B, L, K)` tokens and `(B, L)` states."""
+        places = torch.arange(latents.shape[1], device=latents.device)[:, None]
+        places = places if self._per_position else torch.zeros_like(places)
+        return self.emission[places, candidates, latents[..., None]].to(self.dtype)
+
     def score_of(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """`E(n, x)`, `(M, N)`, of M tokens at their positions."""
         places = positions if self._per_position else torch.zeros_like(positions)
@@ -109,7 +120,8 @@ class Tables:
             if ids is None or tail is None:
                 found.append(self._largest_dense(weights[rows], where[1][rows]))
             else:
-                found.append(self._largest_truncated(ids[rows], weights[rows], tail[rows], where[1][rows]))
+                others = None if evidence.tail is None else tail[rows]
+                found.append(self._largest_truncated(ids[rows], weights[rows], others, where[1][rows]))
         values, tokens = zip(*found, strict=True)
         return torch.cat(values), torch.cat(tokens)
 
@@ -118,12 +130,14 @@ class Tables:
         return products.max(1)
 
     def _largest_truncated(
-        self, ids: Tensor, weights: Tensor, tail: Tensor, positions: Tensor
+        self, ids: Tensor, weights: Tensor, tail: Tensor | None, positions: Tensor
     ) -> tuple[Tensor, Tensor]:
         count, vocab_size = ids.shape[1], self.emission.shape[1]
         places = positions if self._per_position else torch.zeros_like(positions)
         values, choice = (self.emission[places[:, None], ids] * weights[..., None]).max(1)  # (m, N)
         tokens = ids.gather(1, choice)
+        if tail is None:
+            return values, tokens
         # of the tokens left out, the most probable of each state: one of its K + 1 best is not among the K kept
         if count not in self._ranked:
             self._ranked[count] = self.emission.topk(min(count + 1, vocab_size), dim=1).indices  # (P, K + 1, N)
@@ -206,9 +220,10 @@ def normalized_emission(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
 def soft_weights(evidence: Evidence, where: tuple[Tensor, ...]) -> Tensor:
     """`(M, V)` weights at M positions, or `(M, K + 1)`: those kept, and that of each token left out."""
     weights = evidence.weights[where]
-    if evidence.tail is None:
+    if evidence.token_ids is None:
         return weights
-    return torch.cat([weights, evidence.tail[where][:, None]], -1)
+    tail = weights.new_zeros(len(weights)) if evidence.tail is None else evidence.tail[where]
+    return torch.cat([weights, tail[:, None]], -1)
 
 
 def emission_entropy(tables: Tables, evidence: Evidence) -> Tensor:

@@ -48,7 +48,7 @@ class DecodingConfig:
         cfg_scale: strength of classifier-free guidance (LLaDA); 0 for none. A guided step counts two passes.
         eos: "any": EOS is committed like any token; "last": only where no mask is left of it, outside the quota.
         stop_at_eos: a row is finished, and costs nothing more, once no mask is left of an EOS.
-        evidence_top_k: tokens per position that evidence keeps; None for all.
+        evidence_top_k: tokens per position that evidence keeps, the only ones that are proposed; None for all.
         cache: of keys and values in block diffusion (Fast-dLLM): "none" is exact; "prefix" computes the tokens before
             a block once a block, "dual" those after it as well. Faster, and other texts.
         trace: record every step.

@@ -232,6 +232,7 @@ class Denoising:
             temperature=max(self._config.tau, LEAST_TEMPERATURE) if proposal.tempers_evidence else 1.0,
             top_k=self._config.evidence_top_k,
             absent=None if bool(asked.inside.all()) else ~asked.inside,
+            tail=False,  # what is left out is not proposed, so that only what is kept costs anything
         )
         return self._circuit.posterior(evidence)
 

@@ -69,6 +69,21 @@ class Question:
         """`(B,)` numbers of the rows."""
         return torch.arange(len(self.quota), device=self.quota.device)
 
+    def token_of(self, index: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Token ids of `(B, L)` places among the candidates, or of `(B,)` at one position per row."""
+        candidates = None if self.posterior is None else self.posterior.evidence.candidates
+        if candidates is None:
+            return index
+        if positions is not None:
+            candidates = candidates[self.everyone, positions]
+        return candidates.gather(-1, index[..., None]).squeeze(-1)
+
+    def eos_among(self, positions: Tensor, count: int) -> Tensor:
+        """`(B, count)` bool: which candidates of one position per row end a response."""
+        places = torch.arange(count, device=positions.device).expand(len(positions), -1)
+        candidates = None if self.posterior is None else self.posterior.evidence.candidates
+        return self.is_eos(places if candidates is None else candidates[self.everyone, positions])
+
     def is_eos(self, tokens: Tensor) -> Tensor:
         """Which tokens end a response."""
         return torch.isin(tokens, self.eos_token_ids)
@@ -129,12 +144,12 @@ def _latent(question: Question) -> Answer:
     posterior = _require_posterior(question)
     length = question.masked.shape[1]
     latents = posterior.sample_latents(uniforms=question.draws.uniforms(posterior.num_draws))
-    untempered = posterior.token_distribution(latents)
+    untempered = posterior.candidate_distribution(latents)
     if question.tau == 0.0:
-        tokens = untempered.argmax(-1)
+        chosen = untempered.argmax(-1)
     else:
-        tokens = draw(sharpen(untempered, question.tau), question.draws.uniforms(length))
-    return _keep_best(question, untempered, tokens, torch.ones_like(question.quota), greedy=False)
+        chosen = draw(sharpen(untempered, question.tau), question.draws.uniforms(length))
+    return _keep_best(question, untempered, chosen, torch.ones_like(question.quota), greedy=False)
 
 
 def _latent_reference(question: Question) -> Answer:
@@ -144,27 +159,28 @@ def _latent_reference(question: Question) -> Answer:
     """
     posterior = _require_posterior(question)
     latents = posterior.sample_latents(uniforms=question.draws.uniforms(posterior.num_draws))
-    distribution = posterior.token_distribution(latents)
-    tokens = draw(distribution, question.draws.uniforms(question.masked.shape[1]))
-    untempered = question.logits.softmax(-1)
-    return _keep_best(question, untempered, tokens, torch.ones_like(question.quota), greedy=question.tau == 0.0)
+    chosen = draw(posterior.candidate_distribution(latents), question.draws.uniforms(question.masked.shape[1]))
+    tokens = question.token_of(chosen)
+    untempered, calls = question.logits.softmax(-1), torch.ones_like(question.quota)
+    return _keep_best(question, untempered, tokens, calls, greedy=question.tau == 0.0, tokens=tokens)
 
 
 def _marginal(question: Question) -> Answer:
     """Every position by itself from its exact posterior marginal."""
-    marginals = _require_posterior(question).token_marginals()
+    marginals = _require_posterior(question).candidate_marginals()
     if question.tau == 0.0:
-        tokens = marginals.argmax(-1)
+        chosen = marginals.argmax(-1)
     else:
-        tokens = draw(sharpen(marginals, question.tau), question.draws.uniforms(marginals.shape[1]))
-    return _keep_best(question, marginals, tokens, torch.ones_like(question.quota), greedy=question.tau == 0.0)
+        chosen = draw(sharpen(marginals, question.tau), question.draws.uniforms(marginals.shape[1]))
+    return _keep_best(question, marginals, chosen, torch.ones_like(question.quota), greedy=question.tau == 0.0)
 
 
 def _map(question: Question) -> Answer:
     """The tokens of the most probable (latents, tokens) pair, by max-product."""
     posterior = _require_posterior(question)
-    calls = torch.ones_like(question.quota)
-    return _keep_best(question, posterior.token_marginals(), posterior.mode().tokens, calls, greedy=True)
+    calls, tokens = torch.ones_like(question.quota), posterior.mode().tokens
+    marginals, chosen = _marginals_with(question, posterior, tokens)
+    return _keep_best(question, marginals, chosen, calls, greedy=True, tokens=tokens)
 
 
 def _best(question: Question) -> Answer:
@@ -179,7 +195,16 @@ def _best(question: Question) -> Answer:
     candidates = torch.cat([posterior.mode().tokens[:, None], beams, samples], 1)
     tokens, _ = best_completion(posterior, candidates)
     calls = torch.full_like(question.quota, 2 + BEST_SAMPLES)
-    return _keep_best(question, posterior.token_marginals(), tokens, calls, greedy=True)
+    marginals, chosen = _marginals_with(question, posterior, tokens)
+    return _keep_best(question, marginals, chosen, calls, greedy=True, tokens=tokens)
+
+
+def _marginals_with(question: Question, posterior: Posterior, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Marginals over the candidates, and the place of each token among them (that of the first where it is known)."""
+    candidates = posterior.evidence.candidates
+    if candidates is None:
+        return posterior.token_marginals(), tokens
+    return posterior.candidate_marginals(), (candidates == tokens[..., None]).int().argmax(-1)
 
 
 def _any_order(question: Question) -> Answer:
@@ -198,11 +223,12 @@ def _any_order(question: Question) -> Answer:
     quota = question.quota.clone()
     ended = torch.zeros_like(quota, dtype=torch.bool)
 
-    def commit(active: Tensor, position: Tensor, token: Tensor, distribution: Tensor) -> None:
-        chosen, where, what = rows[active], position[active], token[active]
+    def commit(active: Tensor, position: Tensor, choice: Tensor, distribution: Tensor) -> None:
+        chosen, where = rows[active], position[active]
+        what = question.token_of(choice, position)[active]
         tokens[chosen, where] = what
         committed[chosen, where] = True
-        confidence[chosen, where] = distribution[chosen, what].to(confidence.dtype)
+        confidence[chosen, where] = distribution[chosen, choice[active]].to(confidence.dtype)
         masked[chosen, where] = False
         opened[chosen, where] = False
         posterior.condition(chosen, where, what)
@@ -215,16 +241,16 @@ def _any_order(question: Question) -> Answer:
         position, distribution = _choose_position(question, posterior, masked, first, active)
         at_first = first[rows, position]
         if question.eos_last:
-            withheld = distribution.index_fill(-1, question.eos_token_ids, 0.0)
+            withheld = distribution.masked_fill(question.eos_among(position, distribution.shape[-1]), 0.0)
             distribution = torch.where(
                 at_first[:, None] | (withheld.sum(-1, keepdim=True) == 0), distribution, withheld
             )
             distribution = distribution / distribution.sum(-1, keepdim=True)
-        token = _pick(question, distribution, active)
+        choice = _pick(question, distribution, active)
         calls += active
-        commit(active, position, token, distribution)
+        commit(active, position, choice, distribution)
         if question.eos_last:
-            ended |= active & at_first & question.is_eos(token)
+            ended |= active & at_first & question.is_eos(question.token_of(choice, position))
         quota -= active.long()
 
     if question.eos_last and question.tau == 0.0:  # an EOS due next costs no quota; drawn, it would get two chances
@@ -232,36 +258,36 @@ def _any_order(question: Question) -> Answer:
         active = due.any(-1) & ~ended & (question.quota > 0)
         if bool(active.any()):
             position = due.int().argmax(-1)
-            distribution = posterior.token_marginals(position)
-            token = distribution.argmax(-1)
+            distribution = posterior.candidate_marginals(position)
+            choice = distribution.argmax(-1)
             calls += active
-            commit(active & question.is_eos(token), position, token, distribution)
+            commit(active & question.is_eos(question.token_of(choice, position)), position, choice, distribution)
     return Answer(tokens, committed, confidence, calls)
 
 
 def _choose_position(
     question: Question, posterior: Posterior, masked: Tensor, first: Tensor, active: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The best-ranked position of each row, `(B,)`, and its conditional distribution, `(B, V)`."""
+    """The best-ranked position of each row, `(B,)`, and its conditional distribution over the candidates."""
     eligible = masked
     ranking = question.ranking
     marginals = None
     if ranking.reads_distribution or (question.eos_last and ranking.draws):
-        marginals = posterior.token_marginals()
+        marginals = posterior.candidate_marginals()
         if question.eos_last:
-            eligible = masked & (first | ~question.is_eos(marginals.argmax(-1)))
+            eligible = masked & (first | ~question.is_eos(question.token_of(marginals.argmax(-1))))
     no_probabilities = question.logits.new_zeros(0)
     scores = ranking.score(
         no_probabilities if marginals is None else marginals, None, question.ranking_uniforms(active)
     )
     position = scores.masked_fill(~eligible, -torch.inf).argmax(-1)
     if marginals is None:
-        return position, posterior.token_marginals(position)
+        return position, posterior.candidate_marginals(position)
     return position, marginals[torch.arange(len(position), device=position.device), position]
 
 
 def _pick(question: Question, distribution: Tensor, active: Tensor) -> Tensor:
-    """One token per row of `(B, V)`: the most probable at tau = 0, else a draw by the active rows."""
+    """One place per row of a distribution: the most probable at tau = 0, else a draw by the active rows."""
     if question.tau == 0.0:
         return distribution.argmax(-1)
     tokens = torch.zeros_like(question.quota)
@@ -271,13 +297,18 @@ def _pick(question: Question, distribution: Tensor, active: Tensor) -> Tensor:
     return tokens
 
 
-def _keep_best(question: Question, untempered: Tensor, tokens: Tensor, calls: Tensor, greedy: bool) -> Answer:
+def _keep_best(
+    question: Question, untempered: Tensor, chosen: Tensor, calls: Tensor, greedy: bool, tokens: Tensor | None = None
+) -> Answer:
     """Commits the best-ranked of tokens proposed for every masked position, by the EOS rule.
+
+    Tokens are given by their places among what `untempered` is over; None: the candidates are.
 
     An EOS that is due costs no quota: at the first masked position, and at the first one that the quota
     leaves, unless it was drawn and will be drawn again in a later step.
     """
-    scores = question.ranking.score(untempered, tokens, question.ranking_uniforms())
+    tokens = question.token_of(chosen) if tokens is None else tokens
+    scores = question.ranking.score(untempered, chosen, question.ranking_uniforms())
     eligible = question.masked
     if question.eos_last:
         eligible = eligible & ~question.is_eos(tokens)
@@ -286,7 +317,7 @@ def _keep_best(question: Question, untempered: Tensor, tokens: Tensor, calls: Te
         settled = greedy | (committed.sum(-1) < question.quota)  # (B,): all that is left is EOS
         due = question.due(question.opened) | (question.due(question.opened & ~committed) & settled[:, None])
         committed = committed | (due & question.is_eos(tokens))
-    confidence = untempered.gather(-1, tokens[..., None]).squeeze(-1)
+    confidence = untempered.gather(-1, chosen[..., None]).squeeze(-1)
     return Answer(tokens, committed, confidence, calls)
 
 
