@@ -151,7 +151,8 @@ class ChainMessages(Messages):
         best = masked_log(self._chain.initial) + log_scores[:, 0]  # (B, N)
         came_from = torch.empty_like(log_scores, dtype=torch.long)
         for position in range(1, self._chain.length):
-            reached, came_from[:, position] = _max_product(best, masked_log(self._chain.transitions.step(position - 1)))
+            log_incoming = self._chain.transitions.log_incoming(position - 1)
+            reached, came_from[:, position] = _max_product(best, log_incoming)
             best = reached + log_scores[:, position]
         log_mass, state = best.max(-1)
         latents = torch.empty_like(came_from[..., 0])
@@ -177,21 +178,24 @@ class ChainMessages(Messages):
 
     def _fill_left(self, until: int) -> None:
         for i in range(self._left_known, until):
-            _, self._left[:, i] = rescale(
-                self._chain.transitions.forward(self._left[:, i - 1] * self._scores[:, i - 1], i - 1)
-            )
+            said = self._left[:, i - 1] * self._scores[:, i - 1]
+            torch.mul(*_scaled(self._chain.transitions.forward(said, i - 1)), out=self._left[:, i])
         self._left_known = max(self._left_known, until)
 
     def _fill_right(self, since: int) -> None:
         for i in reversed(range(since, self._right_known)):
-            _, self._right[:, i] = rescale(
-                self._chain.transitions.backward(self._right[:, i + 1] * self._scores[:, i + 1], i)
-            )
+            said = self._right[:, i + 1] * self._scores[:, i + 1]
+            torch.mul(*_scaled(self._chain.transitions.backward(said, i)), out=self._right[:, i])
         self._right_known = min(self._right_known, since)
 
 
-def _max_product(best: Tensor, log_transition: Tensor) -> tuple[Tensor, Tensor]:
-    """`max_z best[z] + log A[z, z']` and the z that reaches it, `(B, N)` each."""
-    parts = best.split(max(MAX_PRODUCT_CHUNK // log_transition.numel(), 1))
-    found = [(part[:, :, None] + log_transition).max(1) for part in parts]
+def _scaled(message: Tensor) -> tuple[Tensor, Tensor]:
+    """A message and what it must be multiplied by to sum to 1."""
+    return message, safe(message.sum(-1, keepdim=True)).reciprocal()
+
+
+def _max_product(best: Tensor, log_incoming: Tensor) -> tuple[Tensor, Tensor]:
+    """`max_z best[z] + log A[z, z']` and the z that reaches it, `(B, N)` each, by `log A[z, z']` at `[z', z]`."""
+    parts = best.split(max(MAX_PRODUCT_CHUNK // log_incoming.numel(), 1))
+    found = [(part[:, None, :] + log_incoming).max(-1) for part in parts]
     return torch.cat([values for values, _ in found]), torch.cat([states for _, states in found])

@@ -96,7 +96,7 @@ class Posterior(ABC):
 
     @abstractmethod
     def candidate_distribution(self, latents: Tensor) -> Tensor:
-        """`token_distribution` over the evidence's candidates, `(B, L, K)`, where it has some; meant for soft positions."""
+        """`token_distribution` over the evidence's candidates where it has some, `(B, L, K)`; of soft positions."""
 
     @abstractmethod
     def candidate_marginals(self, positions: Tensor | None = None) -> Tensor:

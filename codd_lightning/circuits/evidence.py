@@ -80,26 +80,22 @@ class Evidence:
         soft = ~observed if absent is None else ~observed & ~absent
         scores = logits if logits.dtype == torch.float64 else logits.float()
         mask_is_token = 0 <= mask_token_id < vocab_size
-        if mask_is_token:
+        if mask_is_token and not bool((scores[..., mask_token_id] == -torch.inf).all()):
             is_mask = torch.arange(vocab_size, device=logits.device) == mask_token_id
             scores = scores.masked_fill(is_mask, -torch.inf)
         _check_mass(scores, soft)
-        scores = scores - scores.detach().amax(-1, keepdim=True)  # a small temperature then overflows to 0 alone
-        scores = (scores / temperature).masked_fill(~soft[..., None], 0.0)
+        if not bool(soft.all()):
+            scores = scores.masked_fill(~soft[..., None], 0.0)  # whatever stands there, it counts for nothing
+        if temperature != 1.0:  # less the largest score first: a small temperature then overflows to 0 alone
+            scores = (scores - scores.detach().amax(-1, keepdim=True)) / temperature
         tokens = tokens.masked_fill(~observed, 0)
         common: dict[str, Any] = {"absent": absent, "latent_potentials": latent_potentials}
-        if top_k is not None and mask_is_token:
-            top_k += 1  # the mask token is always kept, with its weight of 0, so that no tail reaches it
+        if top_k is not None and mask_is_token and tail:
+            top_k += 1  # the mask token is kept as well, with its weight of 0, so that no tail reaches it
         if top_k is None or top_k >= vocab_size:
             return cls(tokens, observed, _possible(scores.softmax(-1), scores), vocab_size, **common)
 
-        ranking = scores.detach()
-        if mask_is_token:
-            ranking = ranking.masked_fill(is_mask, torch.inf)
-        if keep is not None:
-            known = (keep != mask_token_id)[..., None]
-            index = keep[..., None].where(known, 0)
-            ranking = ranking.scatter(-1, index, torch.where(known, torch.inf, ranking.gather(-1, index)))
+        ranking = _ranking(scores.detach(), mask_token_id if mask_is_token and tail else None, keep, mask_token_id)
         token_ids = ranking.topk(top_k, dim=-1).indices.sort(dim=-1).values  # in order: memory is read in order
         kept = scores.gather(-1, token_ids)
         weights = _possible((kept - scores.logsumexp(-1, keepdim=True)).exp(), kept)
@@ -240,6 +236,20 @@ def _check_arguments(
                 f"{name}[{row}, {position}] is {ids[row, position].item()}, "
                 f"outside the vocabulary of {logits.shape[-1]}"
             )
+
+
+def _ranking(scores: Tensor, always: int | None, keep: Tensor | None, mask_token_id: int) -> Tensor:
+    """Scores with plus infinity at what truncation must not drop: one token everywhere, and those of `keep`."""
+    if always is None and keep is None:
+        return scores
+    scores = scores.clone()
+    if always is not None:
+        scores[..., always] = torch.inf
+    if keep is None:
+        return scores
+    known = (keep != mask_token_id)[..., None]
+    index = keep[..., None].where(known, 0)
+    return scores.scatter_(-1, index, torch.where(known, torch.inf, scores.gather(-1, index)))
 
 
 def _possible(weights: Tensor, scores: Tensor) -> Tensor:

@@ -63,8 +63,8 @@ class Tables:
 
     def emission_among(self, candidates: Tensor, positions: Tensor) -> Tensor:
         """`E(n, v)`, `(M, K, N)`, of `(M, K)` tokens at M positions."""
-        places = positions if self._per_position else torch.zeros_like(positions)
-        return self.emission[places[:, None], candidates].to(self.dtype)
+        rows = candidates + self.emission.shape[1] * positions[:, None] if self._per_position else candidates
+        return F.embedding(rows, self.emission.flatten(0, 1)).to(self.dtype)
 
     def emission_of_states(self, candidates: Tensor, latents: Tensor) -> Tensor:
         """`E(z_i, v)`, `(B, L, K)`, of `(B, L, K)` tokens and `(B, L)` states."""

@@ -5,6 +5,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from codd_lightning.circuits.scaling import masked_log
+
 # Below this many states a product is done before oneDNN has been asked for it.
 STATES_WORTH_PACKING = 256
 
@@ -43,6 +45,16 @@ class Transitions:
         if self._packs:
             return _multiply(messages, self._packed_transpose)
         return torch.mm(messages, self.step(position).T)
+
+    def log_incoming(self, position: int) -> Tensor:
+        """`(N, N)`: `log A[z, z']` at `[z', z]`, so that what leads into one state lies together."""
+        if self.shared:
+            return self._log_incoming
+        return masked_log(self.step(position).T).contiguous()
+
+    @cached_property
+    def _log_incoming(self) -> Tensor:
+        return masked_log(self.table[0].T).contiguous()
 
     @cached_property
     def _packs(self) -> bool:
