@@ -61,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4, 8, 32], help="per block")
+    parser.add_argument("--batch-size", type=int, default=1, help="samples decoded together")
     parser.add_argument("--proposals", nargs="+", default=PROPOSALS)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the backbone")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -80,7 +81,9 @@ def main() -> None:
         )  # fmt: skip
         watch.seconds = {}
         started = time.perf_counter()
-        written = generate(backbone, [prompt], config, circuit=None if options["proposal"] == "factorized" else hmm)
+        written = generate(
+            backbone, [prompt] * args.batch_size, config, circuit=None if options["proposal"] == "factorized" else hmm
+        )
         return time.perf_counter() - started, dict(watch.seconds), written
 
     run(1, proposal="factorized")  # what the first call prepares is not of the method

@@ -13,8 +13,10 @@ from codd_lightning.circuits import Circuit, Evidence, Posterior
 from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.commit import how_many
 from codd_lightning.decoding.config import LEAST_TEMPERATURE, DecodingConfig
+from codd_lightning.decoding.keeping import choose_targets
 from codd_lightning.decoding.predictor import Predictor
-from codd_lightning.decoding.proposals import PROPOSALS, Proposal, Question, choose_targets
+from codd_lightning.decoding.proposals import PROPOSALS
+from codd_lightning.decoding.question import Proposal, Question
 from codd_lightning.decoding.remasking import REMASKING
 from codd_lightning.decoding.sampling import RowDraws
 from codd_lightning.decoding.schedule import by_times, quotas, spread

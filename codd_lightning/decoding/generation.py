@@ -12,7 +12,8 @@ from codd_lightning.circuits import Circuit
 from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.config import DecodingConfig
 from codd_lightning.decoding.denoising import Denoising, TraceStep
-from codd_lightning.decoding.proposals import PROPOSALS, Proposal
+from codd_lightning.decoding.proposals import PROPOSALS
+from codd_lightning.decoding.question import Proposal
 from codd_lightning.errors import UserError
 from codd_lightning.seeding import spawn
 

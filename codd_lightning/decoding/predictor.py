@@ -17,7 +17,7 @@ class Predictor:
     """
 
     def __init__(self, backbone: AnyBackbone, config: DecodingConfig, canvas: Canvas) -> None:
-        if config.cache != "none" and not backbone.remembers:
+        if config.cache != "none" and not getattr(backbone, "remembers", False):
             raise UserError(f"decoding.cache={config.cache} needs a backbone that keeps keys and values; this has none")
         self._backbone, self._config, self._canvas = backbone, config, canvas
         self.passes = 2 if config.cfg_scale > 0.0 else 1

@@ -11,7 +11,7 @@ import torch
 from codd_lightning.backbones import Backbone, load_backbone
 from codd_lightning.circuits import HMM, Evidence
 from codd_lightning.decoding import COMMIT, PROPOSALS, REMASKING, DecodingConfig, Generation, generate
-from codd_lightning.decoding.proposals import Question
+from codd_lightning.decoding.question import Question
 from codd_lightning.decoding.sampling import RowDraws
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
