@@ -8,6 +8,7 @@ from codd_lightning.backbones.backbone import (
     as_backbone,
     device_of,
 )
+from codd_lightning.backbones.exact import ExactBackbone, exact_backbone
 from codd_lightning.backbones.key_values import KeyValues
 from codd_lightning.backbones.loading import load_backbone
 from codd_lightning.backbones.scratch import new_backbone, save_backbone
@@ -17,11 +18,13 @@ __all__ = [
     "AnyBackbone",
     "Backbone",
     "BackboneLike",
+    "ExactBackbone",
     "KeyValues",
     "Prediction",
     "as_backbone",
     "device_of",
     "encode_prompt",
+    "exact_backbone",
     "load_backbone",
     "new_backbone",
     "save_backbone",

@@ -50,3 +50,13 @@ def train_tokenizer(texts: Iterable[str], kind: str, vocab_size: int) -> PreTrai
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, mask_token=MASK, unk_token=UNKNOWN
     )
+
+
+def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer in which every one of some words, set apart by spaces, is a token."""
+    listed = list(dict.fromkeys([PAD, EOS, MASK, UNKNOWN, *words]))
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(listed)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, mask_token=MASK, unk_token=UNKNOWN
+    )

@@ -2,6 +2,7 @@
 
 from codd_lightning.circuits.categorical import draw
 from codd_lightning.circuits.circuit import CIRCUITS, Circuit, Mode, Posterior, register_circuit
+from codd_lightning.circuits.closed_form import insertion_hmm, permutation_hmm, replacement_hmm
 from codd_lightning.circuits.em import EM, Anemone, CountingOptimizer
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
@@ -35,10 +36,13 @@ __all__ = [
     "beam_search",
     "best_completion",
     "draw",
+    "insertion_hmm",
     "load_circuit",
     "load_jpc",
     "most_states",
+    "permutation_hmm",
     "register_circuit",
+    "replacement_hmm",
     "sample_completions",
     "save_circuit",
     "save_jpc",

@@ -42,7 +42,7 @@ def build(config: DictConfig) -> Experiment:
         UserError: values do not fit together.
     """
     task = make(config.data.task, Task, "data.task")
-    backbone = make(config.backbone, Backbone, "backbone", texts=_texts(config, task), seed=config.seed)
+    backbone = make(config.backbone, Backbone, "backbone", texts=_texts(config, task), seed=config.seed, task=task)
     if not backbone.eos_token_ids:
         raise UserError("the backbone names no end-of-sequence token, so responses could not end")
     data = make_data(config, task, backbone)

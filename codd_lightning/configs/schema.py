@@ -51,6 +51,13 @@ class ScratchBackbone:
 
 
 @dataclass
+class ExactBackbone:
+    """The true conditional marginals of a task whose answers can be listed."""
+
+    _target_: str = "codd_lightning.backbones.exact_backbone"
+
+
+@dataclass
 class HMMCircuit:
     """Hidden Markov model. `max_parameters` makes it as large as that allows, whatever `num_states`."""
 
@@ -120,6 +127,17 @@ class WordedSumsTask:
     _target_: str = "codd_lightning.tasks.WordedSums"
     min_steps: int = ranged(2, minimum=1, maximum=4)
     max_steps: int = ranged(3, minimum=1, maximum=4)
+
+
+@dataclass
+class ListTask:
+    """Lists, all right answers of which are known."""
+
+    _target_: str = "codd_lightning.tasks.ListTask"
+    kind: str = "permutation"
+    items: int = ranged(4, minimum=2)
+    varies: bool = False
+    pool: int = ranged(8, minimum=2, maximum=16)
 
 
 @dataclass
@@ -330,6 +348,7 @@ def register() -> None:
     for group, name, node in (
         ("backbone", "pretrained_schema", PretrainedBackbone),
         ("backbone", "scratch_schema", ScratchBackbone),
+        ("backbone", "exact_schema", ExactBackbone),
         ("circuit", "hmm_schema", HMMCircuit),
         ("circuit", "mixture_schema", MixtureCircuit),
         ("circuit", "tree_schema", TreeCircuit),
@@ -337,6 +356,7 @@ def register() -> None:
         ("circuit", "pretrained_schema", PretrainedCircuit),
         ("data", "data_schema", Data),
         ("task", "worded_sums_schema", WordedSumsTask),
+        ("task", "list_schema", ListTask),
         ("task", "reasoning_gym_schema", ReasoningGymTask),
         ("task", "file_schema", FileTask),
         ("objective", "coupled_likelihood_schema", CoupledLikelihood),
