@@ -82,7 +82,10 @@ def _check_data(config: DictConfig, experiment: Experiment) -> None:
         experiment.data.dataset(split).example(0)  # one that fits
     if (there := len(experiment.data.dataset("train"))) < data.batch_size:
         raise UserError(f"data.batch_size={data.batch_size} is more than the {there} examples of the train split")
-    for name in ("examples", "likelihood_examples"):
+    if config.evaluation.barrier_examples and not hasattr(experiment.task, "answers"):
+        name = type(experiment.task).__name__
+        raise UserError(f"evaluation.barrier_examples: the answers of {name} cannot be listed; use 0, or data=lists")
+    for name in ("examples", "likelihood_examples", "barrier_examples"):
         _check_examples(f"evaluation.{name}", config.evaluation[name], experiment, "test")
 
 

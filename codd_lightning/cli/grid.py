@@ -25,6 +25,7 @@ from codd_lightning.evaluation import decoder_label, render
 # Of the rows of a cell, these are compared; the factorized decoder is the same in most.
 ACCURACY = "strict_accuracy"
 GAIN = "cll_gain"
+BARRIER = ("nats_left", "one_step_right")
 
 
 def run_grid(experiment: str, overrides: Sequence[str]) -> int:
@@ -127,6 +128,8 @@ def _headline(folder: Path) -> dict[str, str]:
     for row in rows:
         if row["name"] == ACCURACY and row["decoder"] != "factorized":
             figures[f"{decoder_label(row)} @{row['steps_per_block']}"] = f"{100 * row['value']:.1f}"
+        elif row["name"] in BARRIER and row["head"] != "factorized":
+            figures[row["name"].replace("_", " ")] = f"{row['value']:.4f}"
         elif row["name"] == GAIN:
             figures["gain {:g}–{:g}".format(*row["mask_ratio"])] = f"{row['value']:.3f}"
     return figures

@@ -27,6 +27,7 @@ from codd_lightning.errors import UserError
 from codd_lightning.evaluation import (
     Row,
     accuracy_table,
+    evaluate_barrier,
     evaluate_few_step,
     evaluate_likelihood,
     likelihood_table,
@@ -132,6 +133,15 @@ def measure(config: DictConfig, experiment: Experiment) -> list[Row]:
             batch_size=options.batch_size,
             split="test",
             evidence_top_k=config.decoding.evidence_top_k,
+        )
+    if options.barrier_examples:
+        rows += evaluate_barrier(
+            backbone,
+            experiment.task,
+            experiment.data.dataset("test"),
+            circuit=experiment.circuit,
+            examples=options.barrier_examples,
+            split="test",
         )
     if options.examples and experiment.decoders:
         rows += evaluate_few_step(

@@ -289,6 +289,7 @@ class Evaluation:
     examples: int = ranged(500, minimum=0)
     likelihood_examples: int = ranged(500, minimum=0)
     likelihood_canvas: str = "uniform"
+    barrier_examples: int = ranged(0, minimum=0)
     batch_size: int = ranged(128, minimum=1)
 
 

@@ -21,7 +21,12 @@ class Predictor:
             raise UserError(f"decoding.cache={config.cache} needs a backbone that keeps keys and values; this has none")
         self._backbone, self._config, self._canvas = backbone, config, canvas
         self.passes = 2 if config.cfg_scale > 0.0 else 1
-        withheld = {token for token in config.suppress_tokens if 0 <= token < backbone.vocab_size}
+        for token in config.suppress_tokens:
+            if not 0 <= token < backbone.vocab_size:
+                raise UserError(
+                    f"decoding.suppress_tokens holds {token}, outside the vocabulary of {backbone.vocab_size}"
+                )
+        withheld = set(config.suppress_tokens)
         if 0 <= backbone.mask_token_id < backbone.vocab_size:
             withheld.add(backbone.mask_token_id)
         self._withheld = torch.tensor(sorted(withheld), dtype=torch.long, device=canvas.tokens.device)

@@ -1,5 +1,6 @@
 """Measuring decoders and circuits: every number comes from here, as a row."""
 
+from codd_lightning.evaluation.barrier import evaluate_barrier
 from codd_lightning.evaluation.few_step import FewStepResult, Sample, evaluate_few_step
 from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
 from codd_lightning.evaluation.likelihood import evaluate_likelihood
@@ -13,6 +14,7 @@ __all__ = [
     "accuracy_table",
     "bootstrap_ratio",
     "decoder_label",
+    "evaluate_barrier",
     "evaluate_few_step",
     "evaluate_likelihood",
     "likelihood_table",

@@ -31,6 +31,21 @@ from codd_lightning.errors import UserError
         ({"top_p": 1.5}, ["top_p", "1.5"]),
         ({"steps": 2, "max_new_tokens": 96, "block_length": 32}, ["steps", "2", "3"]),
         ({"steps": 1, "max_new_tokens": 33, "block_length": 32}, ["steps", "1", "2"]),
+        ({"tau": 1e-40}, ["tau", "1e-40"]),
+        ({"temperature": float("inf")}, ["temperature", "inf"]),
+        ({"schedule": "odd"}, ["schedule", "odd", "times"]),
+        ({"commit": "all"}, ["commit", "all", "entropy_bound"]),
+        ({"commit": "threshold"}, ["commit", "threshold", "commit_bound"]),
+        ({"commit_bound": 0.5}, ["commit_bound", "0.5", "no effect"]),
+        ({"commit": "factor", "commit_bound": -1.0}, ["commit_bound", "-1.0"]),
+        ({"commit": "factor", "commit_bound": 1.0, "schedule": "times"}, ["schedule", "times", "no effect"]),
+        (
+            {"commit": "factor", "commit_bound": 1.0, "commit_reads": "circuit", "paradigm": "full"},
+            ["commit_reads", "circuit"],
+        ),
+        ({"gamma_share": "line"}, ["gamma_share", "line"]),
+        ({"cache": "all"}, ["cache", "all", "dual"]),
+        ({"cache": "dual", "paradigm": "full"}, ["cache", "dual", "block"]),
     ],
 )
 def test_a_bad_option_is_refused_in_one_line_that_names_it_and_its_value(

@@ -11,6 +11,7 @@ import torch
 from codd_lightning.backbones import Backbone, load_backbone
 from codd_lightning.circuits import HMM, Evidence
 from codd_lightning.decoding import PROPOSALS, REMASKING, DecodingConfig, generate
+from codd_lightning.errors import UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MASK, VOCABULARY = 9, 6
@@ -123,6 +124,12 @@ def test_the_share_of_the_response_counts_all_blocks(
     written = generate(fixed_logits(some_logits(8), MASK), [[1]], config, circuit=random_hmm(3, VOCABULARY, 4))
     assert written.trace is not None
     assert [bool(step.coupled.all()) for step in written.trace] == [False, False, True, True]
+
+
+def test_a_suppressed_token_outside_the_vocabulary_is_named(fixed_logits: Callable[..., Any]) -> None:
+    config = DecodingConfig(steps=1, max_new_tokens=4, block_length=4, suppress_tokens=(VOCABULARY,))
+    with pytest.raises(UserError, match="suppress_tokens holds 6"):
+        generate(fixed_logits(some_logits(4), MASK), [[1]], config)
 
 
 @pytest.mark.parametrize("paradigm", ["block", "full"])
