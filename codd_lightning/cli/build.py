@@ -10,7 +10,7 @@ import torch
 from hydra.utils import get_method, get_object
 from omegaconf import DictConfig, OmegaConf
 
-from codd_lightning.backbones import Backbone
+from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, most_states
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.data import TaskDataModule
@@ -42,7 +42,7 @@ def build(config: DictConfig) -> Experiment:
         UserError: values do not fit together.
     """
     task = make(config.data.task, Task, "data.task")
-    backbone = make(config.backbone, Backbone, "backbone", texts=_texts(config, task), seed=config.seed, task=task)
+    backbone = make(config.backbone, BackboneLike, "backbone", texts=_texts(config, task), seed=config.seed, task=task)
     if not backbone.eos_token_ids:
         raise UserError("the backbone names no end-of-sequence token, so responses could not end")
     data = make_data(config, task, backbone)

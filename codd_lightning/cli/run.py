@@ -177,16 +177,21 @@ def _export(config: DictConfig, experiment: Experiment, folder: RunFolder, rows:
 def _say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:
     if any("mask_ratio" in measured for measured in rows):
         log.info(render(likelihood_table(rows)))
-    if experiment.decoders:
-        for metric in ("strict_accuracy", "flexible_accuracy"):
+    for metric in ("strict_accuracy", "flexible_accuracy"):
+        if any(measured["name"] == metric for measured in rows):
             log.info(render(accuracy_table(rows, metric)))
+    for measured in rows:
+        if "head" in measured:
+            log.info("%s, %s: %.4f %s", measured["name"], measured["head"], measured["value"], measured["unit"])
     log.info("results: %s", folder.results_file)
     # as it can be typed here: with the environment's folder where that is not on the path
     here = "" if shutil.which("codd") else f"{Path(sys.executable).parent}/"
     log.info("next:")
     log.info("  %stensorboard --logdir %s", here, folder.path)
-    if experiment.circuit is not None:
+    path = config.backbone.get("path_or_repo")
+    if experiment.circuit is not None and path is not None:
         prompt = experiment.data.dataset("test").example(0)[0].prompt
+        of = "" if path == "codd_tiny" else f" --backbone {path}"
         if len(prompt) < 200:
-            log.info('  %scodd generate "%s" --circuit %s', here, prompt, folder.path / "circuit")
+            log.info('  %scodd generate "%s"%s --circuit %s', here, prompt, of, folder.path / "circuit")
     log.info("  %scodd train %s --help", here, config.experiment_name)
