@@ -2,8 +2,8 @@
 
     python benchmarks/barrier.py [--items 4] [--draws 5000] [--json FILE]
 
-The backbone is exact. "closed form" circuits are built, not trained; of `insert` also the one that weighs answers by one
-over their factorized probability. A measured share stands beside its 95 % interval (Wilson).
+The backbone is exact, and the circuits are built, not trained. A measured share stands beside its 95 % interval
+(Wilson).
 """
 
 import argparse

@@ -14,6 +14,8 @@ from codd_lightning.circuits.scaling import safe
 
 Counts = Mapping[str, Tensor]
 
+LEAST_LOG = -60.0  # of an entry that is possible
+
 
 class CountingOptimizer(torch.optim.Optimizer, ABC):
     """An optimizer that is given expected counts instead of gradients.
@@ -73,7 +75,9 @@ class CountingOptimizer(torch.optim.Optimizer, ABC):
             smoothing = group["pseudocount"] / parameter.shape[dim]
             updated = self._updated(log_table, dim, state, prior.get(name), group["lr"], smoothing)
             possible = updated.amax(dim, keepdim=True) > -torch.inf  # a distribution without a possible entry stays
-            parameter.copy_(torch.where(possible, updated, log_table).log_softmax(dim))
+            moved = torch.where(possible, updated, log_table).log_softmax(dim)
+            # what was possible stays so: large steps on a conditional likelihood would rule out what comes next
+            parameter.copy_(moved.clamp_min(LEAST_LOG).masked_fill(log_table == -torch.inf, -torch.inf))
             for key in ("counts", "against", "samples"):
                 state.pop(key, None)
         return loss

@@ -188,3 +188,19 @@ def test_a_distribution_that_a_batch_rules_out_stays_as_it_was(
     optimizer.accumulate({name: torch.zeros_like(count) for name, count in counts.items()}, 4, against=counts)
     optimizer.step()
     assert all(not parameter.isnan().any() for parameter in circuit.parameters())
+
+
+def test_full_steps_on_a_conditional_likelihood_rule_nothing_out() -> None:
+    torch.manual_seed(0)
+    circuit = HMM(3, 5, 3)
+    optimizer = EM(circuit, lr=1.0, pseudocount=0.0)
+    tokens = torch.tensor([[0, 1, 2], [2, 1, 0]])
+    evidence = Evidence.from_logits(torch.zeros(2, 3, 5), torch.full((2, 3), 5), 5)
+    for _ in range(60):
+        known = circuit.expected_counts(evidence.clamp(tokens, torch.ones(2, 3, dtype=torch.bool)))
+        optimizer.accumulate(known, 2.0, circuit.expected_counts(evidence))
+        optimizer.step()
+    for parameter in circuit.parameters():
+        assert parameter.isfinite().all()
+    other = torch.tensor([[3, 4, 3], [4, 4, 4]])
+    assert circuit.log_joint(other, evidence).isfinite().all()
