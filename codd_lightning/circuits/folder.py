@@ -24,6 +24,7 @@ def write_folder(folder: Path, config: dict[str, Any], weights: dict[str, Tensor
             {name: value.detach().cpu().contiguous() for name, value in weights.items()}, beside[0], {"format": "pt"}
         )
         beside[1].write_text(json.dumps(config, indent=2) + "\n")
+        beside[0].chmod(beside[1].stat().st_mode)  # safetensors lets nobody else read it
         old = folder / f".{WEIGHTS_FILE}.{os.getpid()}.old"
         if (folder / WEIGHTS_FILE).is_file():
             os.link(folder / WEIGHTS_FILE, old)

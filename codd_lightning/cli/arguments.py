@@ -22,23 +22,33 @@ def build_parser() -> argparse.ArgumentParser:
 
     commands.add_parser("train", parents=[train_arguments()], help="run an experiment", add_help=False)
 
-    generate = commands.add_parser("generate", help="decode prompts, with and without a circuit")
+    generate = commands.add_parser(
+        "generate",
+        help="decode prompts, with and without a circuit",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     generate.add_argument("prompts", nargs="*", metavar="PROMPT", help="texts; none: read --file or standard input")
     generate.add_argument("--file", help="prompts, a line each or JSON lines with a prompt; - is standard input")
-    generate.add_argument("--backbone", default="codd_tiny", help="bundled name, folder or Hub id (default: codd_tiny)")
-    generate.add_argument("--circuit", help="folder or Hub id; without one only the factorized text is shown")
-    generate.add_argument("--steps", type=int, help="denoising steps of the whole response (default: 8 a block)")
-    generate.add_argument("--paradigm", default="block", help="block or full (default: block)")
-    generate.add_argument("--proposal", help="how the coupled text is drawn (default: any_order)")
-    generate.add_argument("--remasking", default="low_confidence", help="how positions are ranked")
+    generate.add_argument("--backbone", default="codd_tiny", help="bundled name, folder or Hub id")
+    generate.add_argument(
+        "--circuit", help="folder (also of a run) or Hub id; without one only the factorized text is shown"
+    )
+    generate.add_argument("--steps", type=int, help="denoising steps of the whole response; 8 a block if left out")
+    generate.add_argument("--paradigm", default="block", help="block or full")
+    generate.add_argument("--proposal", help="how the coupled text is drawn; any_order if left out")
+    generate.add_argument(
+        "--remasking",
+        default="low_confidence",
+        help="how positions are ranked: low_confidence, margin, entropy, left_to_right or random",
+    )
     generate.add_argument("--eos", default="last", help="any or last")
-    generate.add_argument("--max-new-tokens", type=int, default=64)
-    generate.add_argument("--block-length", type=int, default=32)
+    generate.add_argument("--max-new-tokens", type=int, default=64, help="length of the response")
+    generate.add_argument("--block-length", type=int, default=32, help="of a block or window")
     generate.add_argument("--gamma", type=float, default=1.0, help="the circuit acts up to this masked share")
     generate.add_argument("--tau", type=float, default=0.0, help="of the coupled draw; 0 takes the most probable")
     generate.add_argument("--temperature", type=float, default=0.0, help="of the backbone's draw; 0 is greedy")
     generate.add_argument("--batch-size", type=int, default=64, help="prompts decoded together")
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--seed", type=int, default=0, help="of all draws")
     generate.add_argument("--json", action="store_true", help="one JSON object a prompt and decoder (JSON lines)")
     generate.add_argument("--trace", action="store_true", help="draw the denoising, a line for each step")
 

@@ -24,8 +24,7 @@ def import_command(args: argparse.Namespace) -> int:
 def export_command(args: argparse.Namespace) -> int:
     """Reads the circuit of a run or of a folder and writes it by itself."""
     _require_room(args.folder, overwrite=args.overwrite)
-    run = Path(args.source) / "circuit"
-    circuit = load_circuit(run if run.is_dir() else args.source)
+    circuit = circuit_of(args.source)
     if args.format == "jpc":
         if not isinstance(circuit, HMM):
             raise UserError(f"--format jpc is for HMMs; {args.source} is a circuit {circuit.structure!r}")
@@ -53,6 +52,12 @@ def _require_room(folder: str, overwrite: bool) -> None:
         raise UserError(f"{folder} is a file; a folder is expected")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UserError(f"{folder} is not empty: choose another folder, or add --overwrite")
+
+
+def circuit_of(source: str) -> Circuit:
+    """The circuit of a run's folder, or of whatever `load_circuit` reads."""
+    run = Path(source) / "circuit"
+    return load_circuit(run if run.is_dir() else source)
 
 
 def _describe(circuit: Circuit) -> str:

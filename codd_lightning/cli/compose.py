@@ -224,6 +224,8 @@ def _explain(error: Exception, chosen: Sequence[str], overrides: Sequence[str]) 
             return f"{group}={name} is not a choice{_hint(name, known)}; there are: {', '.join(known)}"
     if key:
         return f"{key}: {first_line}{where}"
+    if "mbiguous value" in first_line:
+        return f"{first_line}: lists of values are for grids: add -m"
     if isinstance(error, OverrideParseException):
         return f"{error.override} is not of the form key=value"
     return first_line

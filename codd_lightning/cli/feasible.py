@@ -36,7 +36,8 @@ def require_feasible(config: DictConfig, experiment: Experiment) -> None:
     if config.decoding.commit != "quota" and len(config.evaluation.steps_per_block) > 1:
         raise UserError(
             f"evaluation.steps_per_block={list(config.evaluation.steps_per_block)} are no budgets with "
-            f"decoding.commit={config.decoding.commit}, which decides itself: name one"
+            f"decoding.commit={config.decoding.commit}, which decides itself: "
+            "give one, as in evaluation.steps_per_block=[1]"
         )
     if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
         known = ", ".join((*CANVASES, "mixed"))

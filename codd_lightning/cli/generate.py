@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from codd_lightning.backbones import Backbone, load_backbone
-from codd_lightning.circuits import Circuit, load_circuit
+from codd_lightning.circuits import Circuit
+from codd_lightning.cli.circuit_files import circuit_of
 from codd_lightning.cli.console import quiet_libraries
 from codd_lightning.cli.trace import draw_trace
 from codd_lightning.decoding import DecodingConfig, Generation, generate
@@ -34,7 +35,7 @@ def generate_command(args: argparse.Namespace) -> int:
         raise UserError(f"--batch-size {args.batch_size} must be at least 1")
     prompts = _prompts(args)
     quiet_libraries()
-    circuit = load_circuit(args.circuit) if args.circuit is not None else None
+    circuit = circuit_of(args.circuit) if args.circuit is not None else None
     backbone = load_backbone(args.backbone)
     if backbone.tokenizer is None:
         raise UserError(f"backbone {args.backbone} has no tokenizer, so it cannot read a prompt")

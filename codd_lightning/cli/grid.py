@@ -53,6 +53,8 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
             [
                 *chosen,
                 *overrides,
+                "hydra/job_logging=none",
+                "hydra/hydra_logging=none",
                 "hydra.sweeper.params=null",  # they are among the overrides by now
                 f"hydra.sweep.dir={parent}",
                 "hydra.sweep.subdir=${hydra.job.override_dirname}" if named_by else "hydra.sweep.subdir=run",

@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(arguments)
     try:
         return _dispatch(args)
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # so that closing it says nothing more
+        return 0
     except KeyboardInterrupt as interrupt:
         print(f"codd: interrupted; {interrupt}" if str(interrupt) else "codd: interrupted", file=sys.stderr)
         return 130

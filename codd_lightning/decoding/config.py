@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from codd_lightning.decoding.commit import COMMIT
@@ -97,8 +98,11 @@ class DecodingConfig:
         if self.eos == "last" and not self.stop_at_eos:
             raise UserError("decoding.eos=last ends a response at its EOS, so it needs decoding.stop_at_eos=true")
         for name in ("steps", "max_new_tokens", "block_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"decoding.{name}={getattr(self, name)} must be at least 1")
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise UserError(f"decoding.{name}={value} must be at least 1")
+        if not all(isinstance(token, Integral) for token in self.suppress_tokens):
+            raise UserError(f"decoding.suppress_tokens={self.suppress_tokens!r} must be token ids")
         if not 0.0 <= self.gamma <= 1.0:
             raise UserError(f"decoding.gamma={self.gamma} is a share of masked tokens: from 0 to 1")
         for name in ("tau", "temperature"):
@@ -130,12 +134,15 @@ class DecodingConfig:
             return
         if self.commit_bound is None:
             raise UserError(f"decoding.commit={self.commit} needs a decoding.commit_bound")
-        if not 0.0 <= self.commit_bound < math.inf:
-            raise UserError(f"decoding.commit_bound={self.commit_bound} must be 0 or more, and finite")
+        if not 0.0 <= self.commit_bound < (1.0 if self.commit == "threshold" else math.inf):
+            below = "below 1, as a probability" if self.commit == "threshold" else "finite"
+            raise UserError(f"decoding.commit_bound={self.commit_bound} must be 0 or more, and {below}")
         if self.schedule != "even":
             raise UserError(f"decoding.schedule={self.schedule} has no effect with decoding.commit={self.commit}")
         if self.commit_reads == "circuit" and self.paradigm != "block":
             raise UserError("decoding.commit_reads=circuit is for decoding.paradigm=block")
+        if self.commit_reads == "circuit" and self.proposal == "factorized":
+            raise UserError("decoding.commit_reads=circuit has no effect with decoding.proposal=factorized")
 
     @property
     def blocks(self) -> int:

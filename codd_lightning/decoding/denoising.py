@@ -135,7 +135,7 @@ class Denoising:
         if config.paradigm == "full":
             yield self._canvas.columns(0, width), config.steps
             return
-        blocks = -(-width // config.block_length)
+        blocks = max(-(-width // config.block_length), 1)
         for block, steps in enumerate(spread(config.steps, blocks)):
             start = block * config.block_length
             yield self._canvas.columns(start, min(config.block_length, width - start)), steps
@@ -179,9 +179,13 @@ class Denoising:
         return quotas(initial, steps)[:, step]
 
     def _by_rule(self, probabilities: Tensor, masked: Tensor) -> Tensor:
+        """What the commit rule commits; an EOS that the EOS rule keeps out of the quota is not counted either."""
         bound = self._config.commit_bound
         assert bound is not None, "a rule has its bound"
-        return how_many(self._config.commit, probabilities, masked, bound)
+        counted = masked
+        if self._config.eos == "last":
+            counted = masked & ~torch.isin(probabilities.argmax(-1), self.eos_token_ids)
+        return torch.maximum(how_many(self._config.commit, probabilities, counted, bound), masked.any(-1).long())
 
     def _commit(self, asked: Asked, quota: Tensor | None) -> None:
         """Asks a proposal about each window, the coupled one where the circuit acts, and writes what it answers.

@@ -112,6 +112,8 @@ def infill(
     if config.eos == "last":
         raise UserError("decoding.eos=last is for responses: infilling adds nothing")
     backbone = as_backbone(backbone)
+    if any(isinstance(text, str) for text in texts):
+        raise UserError("infill takes lists of token ids, the mask token's where something is missing")
     token_ids = _token_ids(backbone, texts)
     canvas = Canvas.of_gaps(token_ids, backbone.mask_token_id, device_of(backbone))
     blocks = max(-(-canvas.width // config.block_length), 1) if config.paradigm == "block" else 1

@@ -113,3 +113,21 @@ def test_a_rule_may_read_the_circuits_exact_marginals(
         trace = first[reads]
         assert trace is not None
         assert int(trace[0].committed.sum()) == max(int((distribution.amax(-1) > 0.6).sum()), 1)
+
+
+@pytest.mark.parametrize("paradigm", ["block", "full"])
+@pytest.mark.parametrize("rule", ["threshold", "factor", "entropy_bound"])
+def test_an_eos_that_has_to_wait_is_not_counted(rule: str, paradigm: str, fixed_logits: Callable[..., Any]) -> None:
+    """Positions that are sure of EOS would make room for others that are not sure of anything."""
+    said = torch.zeros(LENGTH, VOCABULARY)
+    said[3:, 0] = 12.0  # EOS
+    said[0, 1] = 12.0
+    said[1:3, 2] = 0.1
+    config = DecodingConfig(
+        paradigm=paradigm, max_new_tokens=LENGTH, block_length=LENGTH, commit=rule, commit_bound=0.5, eos="last",
+        trace=True,
+    )  # fmt: skip
+    written = generate(fixed_logits(said, MASK, [0]), [[1]], config)
+    assert written.trace is not None
+    steps = [2, 2] if rule == "entropy_bound" else [1, 1, 2]  # the last with the EOS that is due
+    assert [int(step.committed.sum()) for step in written.trace] == steps

@@ -44,6 +44,13 @@ from codd_lightning.errors import UserError
             ["commit_reads", "circuit"],
         ),
         ({"gamma_share": "line"}, ["gamma_share", "line"]),
+        ({"commit": "threshold", "commit_bound": 5.0}, ["commit_bound", "5.0", "probability"]),
+        (
+            {"commit": "factor", "commit_bound": 1.0, "commit_reads": "circuit", "proposal": "factorized"},
+            ["commit_reads", "circuit", "no effect"],
+        ),
+        ({"steps": None}, ["steps", "None"]),
+        ({"suppress_tokens": "12"}, ["suppress_tokens", "'12'"]),
         ({"cache": "all"}, ["cache", "all", "dual"]),
         ({"cache": "dual", "paradigm": "full"}, ["cache", "dual", "block"]),
     ],

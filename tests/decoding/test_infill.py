@@ -59,3 +59,10 @@ def test_a_gap_at_the_end_is_a_response(random_hmm: Callable[..., HMM]) -> None:
 def test_options_of_responses_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         infill(tiny(), texts(), DecodingConfig(**options))
+
+
+def test_nothing_and_no_text_are_filled_with_nothing() -> None:
+    assert infill(tiny(), [], DecodingConfig()).sequences == []
+    assert infill(tiny(), [[]], DecodingConfig()).sequences == [[]]
+    with pytest.raises(UserError, match="lists of token ids"):
+        infill(tiny(), ["a text"], DecodingConfig())  # type: ignore[list-item]
