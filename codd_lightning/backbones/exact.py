@@ -62,8 +62,13 @@ class ExactBackbone(nn.Module):
         """Logits `(B, T, V)`; those of the prompt mean nothing."""
         rows = []
         for row, tokens in enumerate(input_ids.tolist()):
-            start = 0 if attention_mask is None else int(attention_mask[row].long().argmax())
-            rows.append(self._row(tokens, start))
+            attended = (
+                range(len(tokens)) if attention_mask is None else attention_mask[row].nonzero().squeeze(-1).tolist()
+            )
+            logits = torch.zeros(len(tokens), self.vocab_size)
+            if attended:
+                logits[attended] = self._row([tokens[i] for i in attended])
+            rows.append(logits)
         return torch.stack(rows).to(input_ids.device)
 
     def predict(
@@ -80,12 +85,12 @@ class ExactBackbone(nn.Module):
         logits = self(canvas, attention_mask)
         return Prediction(logits if positions is None else select_positions(logits, positions))
 
-    def _row(self, tokens: list[int], start: int) -> Tensor:
-        """`(T, V)` logits of one row, its prompt from `start` to the separator."""
-        if self._separator not in tokens[start:]:
+    def _row(self, tokens: list[int]) -> Tensor:
+        """`(T, V)` logits of one row without padding, its prompt up to the separator."""
+        if self._separator not in tokens:
             raise UserError(f"backbone=exact needs prompts that end with {SEPARATOR!r}")
-        first = tokens.index(self._separator, start) + 1
-        prompt = " ".join(self._words[token] for token in tokens[start:first])
+        first = tokens.index(self._separator) + 1
+        prompt = " ".join(self._words[token] for token in tokens[:first])
         response = tuple(tokens[first:])
         if (prompt, response) not in self._known:
             self._known[prompt, response] = self._response(prompt, response)

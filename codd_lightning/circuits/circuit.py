@@ -214,6 +214,15 @@ class Circuit(
         clamped = evidence.clamp(tokens, everywhere)
         return self._log_sum(clamped) + evidence.log_weight(tokens, where)
 
+    def is_possible(self, evidence: Evidence) -> Tensor:
+        """`(B,)` bool: whether any completion has probability under both the evidence and the circuit."""
+        return self._log_sum(evidence) > -torch.inf
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether some entry of a table is 0, so that evidence may be impossible."""
+        return any(bool((parameter == -torch.inf).any()) for parameter in self.parameters())
+
     @abstractmethod
     def _log_sum(self, evidence: Evidence) -> Tensor:
         """`log_partition` that answers minus infinity where nothing has mass."""

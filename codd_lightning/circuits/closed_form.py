@@ -22,6 +22,9 @@ def permutation_hmm(items: Sequence[int], eos: int, vocab_size: int, block_lengt
         block_length: n or more.
     """
     n = len(items)
+    _check(items, [eos], vocab_size, block_length, n)
+    if len(set(items)) != n:
+        raise CircuitError(f"items must be distinct, not {list(items)}")
     states = [
         (frozenset(used), last)
         for size in range(1, n + 1)
@@ -58,6 +61,7 @@ def replacement_hmm(
         weights: of the n places; equal if None.
     """
     n = len(items)
+    _check(items, [marker, eos], vocab_size, block_length, n)
     slots = _shares(weights, n)
     chain = _Chain(3 * n)
     before, at, after = range(n), range(n, 2 * n), range(2 * n, 3 * n)
@@ -94,6 +98,7 @@ def insertion_hmm(
         weights: of the n + 1 places, from before the first to after the last token; equal if None.
     """
     n = len(items)
+    _check(items, [marker, eos], vocab_size, block_length, n + 1)
     slots = _shares(weights, n + 1)
     chain = _Chain(3 * n + 1)
     before, after, at = range(n), range(n, 2 * n), range(2 * n, 3 * n + 1)
@@ -134,6 +139,16 @@ class _Chain:
         emission[range(len(self.emits)), self.emits] = 1.0
         emission[-1, eos] = 1.0
         return HMM.from_probabilities(self.starts.float(), self._transition.float(), emission.float(), block_length)
+
+
+def _check(items: Sequence[int], others: Sequence[int], vocab_size: int, block_length: int, needed: int) -> None:
+    if not items:
+        raise CircuitError("a list needs at least one item")
+    tokens = [*items, *others]
+    if min(tokens) < 0 or max(tokens) >= vocab_size:
+        raise CircuitError(f"token ids must lie in [0, {vocab_size}), not {list(tokens)}")
+    if block_length < needed:
+        raise CircuitError(f"block_length={block_length} has no room for answers of {needed} tokens")
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:

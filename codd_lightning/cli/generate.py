@@ -20,6 +20,7 @@ from codd_lightning.errors import UserError
 from codd_lightning.seeding import sample_generator
 
 DEFAULT_STEPS_PER_BLOCK = 8
+MOST_NEW_TOKENS = 100_000  # far beyond any backbone's positions
 
 
 def generate_command(args: argparse.Namespace) -> int:
@@ -31,6 +32,8 @@ def generate_command(args: argparse.Namespace) -> int:
         raise UserError(f"--proposal {args.proposal} needs a --circuit")
     if args.trace and args.json:
         raise UserError("--trace draws for people and --json writes for programs: choose one")
+    if args.max_new_tokens > MOST_NEW_TOKENS:
+        raise UserError(f"--max-new-tokens {args.max_new_tokens} is more than {MOST_NEW_TOKENS}")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size} must be at least 1")
     prompts = _prompts(args)
@@ -87,7 +90,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     else:
         if args.file and args.file != "-":
             try:
-                text = Path(args.file).read_text()
+                text = Path(args.file).read_text("utf-8-sig")
             except OSError as error:
                 raise UserError(f"--file {args.file} cannot be read: {error.strerror}") from None
             except UnicodeDecodeError:

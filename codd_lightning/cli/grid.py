@@ -38,7 +38,15 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
     """
     overrides = [*_sweeps_of(experiment, overrides), *overrides]
     parsed = _parse(overrides)
-    for cell in grid_cells(overrides):
+    for override in parsed:
+        if override.key_or_group.startswith("hydra.sweep") or (
+            override.key_or_group == "output_dir" and override.is_sweep_override()
+        ):
+            raise UserError(f"{override.input_line}: a grid has one folder: give one output_dir")
+    cells = grid_cells(overrides)
+    if len({tuple(cell) for cell in cells}) < len(cells):
+        raise UserError("the grid names one cell twice: leave out repeated values")
+    for cell in cells:
         config = compose_experiment(experiment, cell)
     parent = config.output_dir or f"outputs/{config.experiment_name}/${{now:%Y-%m-%d_%H-%M-%S}}"
     named_by = [override.key_or_group for override in parsed if override.is_sweep_override()]
@@ -47,23 +55,26 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
     with experiment_overrides(experiment) as chosen, initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None, "initialised by the line before"
-        batches = hydra.multirun(
-            CONFIG_NAME,
-            _cell,
-            [
-                *chosen,
-                *overrides,
-                "hydra/job_logging=none",
-                "hydra/hydra_logging=none",
-                "hydra.sweeper.params=null",  # they are among the overrides by now
-                f"hydra.sweep.dir={parent}",
-                "hydra.sweep.subdir=${hydra.job.override_dirname}" if named_by else "hydra.sweep.subdir=run",
-                f"hydra.job.config.override_dirname.exclude_keys=[{excluded}]",
-            ],
-        )
-    cells = [job.return_value for batch in batches for job in batch]
-    _compare(cells)
-    return max(status for _, status in cells)
+        try:
+            batches = hydra.multirun(
+                CONFIG_NAME,
+                _cell,
+                [
+                    *chosen,
+                    *overrides,
+                    "hydra/job_logging=none",
+                    "hydra/hydra_logging=none",
+                    "hydra.sweeper.params=null",  # they are among the overrides by now
+                    f"hydra.sweep.dir={parent}",
+                    "hydra.sweep.subdir=${hydra.job.override_dirname}" if named_by else "hydra.sweep.subdir=run",
+                    f"hydra.job.config.override_dirname.exclude_keys=[{excluded}]",
+                ],
+            )
+        except OSError as error:
+            raise UserError(f"output_dir={parent} cannot hold the grid: {error.strerror}") from None
+    done = [job.return_value for batch in batches for job in batch]
+    _compare(done)
+    return max(status for _, status in done)
 
 
 def _sweeps_of(experiment: str, overrides: Sequence[str]) -> list[str]:
@@ -76,7 +87,11 @@ def _sweeps_of(experiment: str, overrides: Sequence[str]) -> list[str]:
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for override in parsed:
+            if override.is_sweep_override():
+                list(override.sweep_string_iterator())  # a glob would have to know its choices
+        return parsed
     except HydraException as error:
         raise UserError(str(error).splitlines()[0]) from None
 

@@ -44,9 +44,12 @@ class Canvas:
         return cls(tokens.to(device), masked.to(device), attention_mask.to(device), prompt_length)
 
     @classmethod
-    def of_gaps(cls, texts: Sequence[Sequence[int]], mask_token_id: int, device: torch.device) -> "Canvas":
-        """Texts with masks in them, padded on the right, so that blocks are counted from their starts."""
-        tokens = torch.zeros(len(texts), max((len(text) for text in texts), default=0), dtype=torch.long)
+    def of_gaps(
+        cls, texts: Sequence[Sequence[int]], mask_token_id: int, device: torch.device, multiple: int
+    ) -> "Canvas":
+        """Texts with masks in them, padded on the right to a multiple, so that blocks are counted from their starts."""
+        longest = max((len(text) for text in texts), default=0)
+        tokens = torch.zeros(len(texts), -(-longest // multiple) * multiple, dtype=torch.long)
         attention_mask = torch.zeros_like(tokens, dtype=torch.bool)
         for row, text in enumerate(texts):
             tokens[row, : len(text)] = torch.tensor(text, dtype=torch.long)

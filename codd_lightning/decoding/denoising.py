@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -108,6 +109,7 @@ class Denoising:
         device = canvas.tokens.device
         self._circuit, self._config, self._proposal, self._canvas = circuit, config, proposal, canvas
         self._mask_token_id = backbone.mask_token_id
+        self._has_zeros = circuit is not None and circuit.has_zeros
         self._predictor = Predictor(backbone, config, canvas)
         self._draws = RowDraws(generators, device)
         ends = [token for token in backbone.eos_token_ids if 0 <= token < backbone.vocab_size]
@@ -167,8 +169,28 @@ class Denoising:
         if quota is None:
             quota = self._by_rule(logits.softmax(-1), opened)
         targets = choose_targets(self._question(everything, quota, None))
+        last = self._config.commit == "quota" and step == steps - 1
+        self._commit_targets(everything, opened if last else targets)
+        # With eos="last" a window leaves targets that would become an EOS before it is due. Where that was all, or
+        # there is no later step, all that is open is asked for again: the leftmost is due by then.
+        while True:
+            masked = self._canvas.masked[rows[:, None], columns]
+            left = masked
+            if self._config.stop_at_eos:
+                left = masked & ~self._canvas.finished(self.eos_token_ids)[rows, None]
+            again = left.any(-1) if last else left.any(-1) & (left == opened).all(-1)
+            if not bool(again.any()):
+                return
+            everything = dataclasses.replace(everything, opened=left)
+            self._commit_targets(everything, left & again[:, None])
+            if torch.equal(masked, self._canvas.masked[rows[:, None], columns]):
+                return  # nothing more can be said here
+
+    def _commit_targets(self, everything: Asked, targets: Tensor) -> None:
+        """Commits `(R, P)` targets of whole responses, by the windows that cover them."""
         windows = everything.windows(cover(targets, self._config.block_length), targets)
-        self._commit(windows, windows.targets.sum(-1))
+        if len(windows.rows):
+            self._commit(windows, windows.targets.sum(-1))
 
     def _quota(self, initial: Tensor, left: Tensor, step: int, steps: int) -> Tensor | None:
         """`(R,)` positions to commit by the schedule; None where a rule decides."""
@@ -223,15 +245,30 @@ class Denoising:
         masked, size = asked.opened.sum(-1), asked.inside.sum(-1)
         if config.gamma_share == "response":
             masked = self._canvas.masked[asked.rows].sum(-1)
-            size = torch.full_like(masked, self._canvas.width)
+            size = self._canvas.attention_mask[asked.rows, self._canvas.prompt_length :].sum(-1)
         limit = config.gamma * size
         if config.reverse_gamma:
-            return masked > limit if config.strict_gamma else masked >= limit
-        return masked < limit if config.strict_gamma else masked <= limit
+            acts = masked > limit if config.strict_gamma else masked >= limit
+        else:
+            acts = masked < limit if config.strict_gamma else masked <= limit
+        if not self._has_zeros or not bool(acts.any()):
+            return acts
+        part = acts.nonzero().squeeze(-1)
+        possible = self._circuit.is_possible(self._evidence(asked.part(part), self._proposal))
+        if not bool(possible.all()):
+            warnings.warn(
+                "the circuit rules out what is known and likely in some windows: there the backbone decides alone",
+                stacklevel=2,
+            )
+        acts[part] = possible
+        return acts
 
     def _posterior(self, asked: Asked, proposal: Proposal) -> Posterior:
         assert self._circuit is not None, "asked only where the circuit acts"
-        evidence = Evidence.from_logits(
+        return self._circuit.posterior(self._evidence(asked, proposal))
+
+    def _evidence(self, asked: Asked, proposal: Proposal) -> Evidence:
+        return Evidence.from_logits(
             asked.logits,
             self._canvas.tokens[asked.rows[:, None], asked.columns],
             self._mask_token_id,
@@ -240,7 +277,6 @@ class Denoising:
             absent=None if bool(asked.inside.all()) else ~asked.inside,
             tail=False,  # what is left out is not proposed, so that only what is kept costs anything
         )
-        return self._circuit.posterior(evidence)
 
     def _question(self, asked: Asked, quota: Tensor, posterior: Posterior | None) -> Question:
         config = self._config
@@ -251,6 +287,7 @@ class Denoising:
             behind=asked.behind,
             quota=torch.minimum(quota, asked.targets.sum(-1)),
             ranking=REMASKING[config.remasking],
+            room=asked.inside.sum(-1),
             draws=self._draws.rows(asked.rows),
             eos_token_ids=self.eos_token_ids,
             eos_last=config.eos == "last",

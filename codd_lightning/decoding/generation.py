@@ -115,7 +115,8 @@ def infill(
     if any(isinstance(text, str) for text in texts):
         raise UserError("infill takes lists of token ids, the mask token's where something is missing")
     token_ids = _token_ids(backbone, texts)
-    canvas = Canvas.of_gaps(token_ids, backbone.mask_token_id, device_of(backbone))
+    whole = config.block_length if config.paradigm == "block" else 1
+    canvas = Canvas.of_gaps(token_ids, backbone.mask_token_id, device_of(backbone), whole)
     blocks = max(-(-canvas.width // config.block_length), 1) if config.paradigm == "block" else 1
     config = config.replace(stop_at_eos=False, max_new_tokens=config.block_length, steps=config.steps * blocks)
     gaps = canvas.masked.sum(-1).tolist()

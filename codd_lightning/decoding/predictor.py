@@ -29,6 +29,8 @@ class Predictor:
         withheld = set(config.suppress_tokens)
         if 0 <= backbone.mask_token_id < backbone.vocab_size:
             withheld.add(backbone.mask_token_id)
+        if len(withheld) >= backbone.vocab_size:
+            raise UserError("decoding.suppress_tokens holds every token: none is left to propose")
         self._withheld = torch.tensor(sorted(withheld), dtype=torch.long, device=canvas.tokens.device)
         self._kept: dict[bool, tuple[Tensor, KeyValues]] = {}  # by guidance: rows, and what is kept of them
 

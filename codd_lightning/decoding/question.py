@@ -22,6 +22,7 @@ class Question:
         behind: `(B,)` bool, whether a mask lies left of the window.
         quota: `(B,)` long, how many may be.
         ranking: the remasking strategy.
+        room: `(B,)` long, positions that exist: the rest of a window lies beyond the end.
         draws: randomness of the rows.
         eos_token_ids: `(E,)` long.
         eos_last: EOS may only be committed where no mask is left of it, and then outside the quota.
@@ -36,6 +37,7 @@ class Question:
     behind: Tensor
     quota: Tensor
     ranking: Ranking
+    room: Tensor
     draws: RowDraws
     eos_token_ids: Tensor
     eos_last: bool
@@ -50,8 +52,12 @@ class Question:
         uniforms = torch.zeros(self.masked.shape, device=self.masked.device)
         if self.ranking.draws:
             rows = self.everyone if active is None else active.nonzero().squeeze(-1)
-            uniforms[rows] = self.draws.rows(rows).uniforms(uniforms.shape[1])
+            uniforms[rows] = self.draws.rows(rows).uniforms(uniforms.shape[1], self.room[rows])
         return uniforms
+
+    def position_uniforms(self) -> Tensor:
+        """`(B, L)`, one number for each position that exists."""
+        return self.draws.uniforms(self.masked.shape[1], self.room)
 
     def due(self, opened: Tensor) -> Tensor:
         """`(B, L)` bool: the position with no mask left of it, of those still open, where EOS may be committed."""

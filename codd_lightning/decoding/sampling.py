@@ -20,9 +20,13 @@ class RowDraws:
         """The draws of some rows, by a `(M,)` index."""
         return RowDraws([self._generators[i] for i in index.tolist()], self._device)
 
-    def uniforms(self, count: int) -> Tensor:
-        """`(B, count)` numbers in [0, 1)."""
-        return torch.stack([torch.rand(count, generator=g) for g in self._generators]).to(self._device)
+    def uniforms(self, count: int, room: Tensor | None = None) -> Tensor:
+        """`(B, count)` numbers in [0, 1); only the first `room` of a row are drawn, so that padding draws nothing."""
+        numbers = torch.zeros(len(self._generators), count)
+        for row, generator in enumerate(self._generators):
+            drawn = count if room is None else int(room[row])
+            numbers[row, :drawn] = torch.rand(drawn, generator=generator)
+        return numbers.to(self._device)
 
 
 def sharpen(probabilities: Tensor, tau: float) -> Tensor:

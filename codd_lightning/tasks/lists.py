@@ -117,8 +117,10 @@ class ListTask:
         head, _, items = prompt.partition(" : ")
         words = items.removesuffix("=").split()
         kind, _, place = head.partition(" ")
-        if kind != self.kind or not place.isdigit() or not words:
+        if kind != self.kind or not place.isdecimal() or not words:
             raise UserError(f"{prompt!r} is not a prompt of the list task {self.kind}")
+        if len(set(words)) != len(words) or len(words) != self.items or int(place) >= self.items:
+            raise UserError(f"{prompt!r} must list {self.items} different words, and a place below {self.items}")
         return Answers(KINDS[kind](tuple(words), int(place)))
 
     def grade(self, example: Example, response: str, ended: bool) -> Grade:

@@ -1,5 +1,6 @@
 """The command as a user runs it: exit statuses, files, and what is printed."""
 
+import io
 import json
 import subprocess
 import sys
@@ -196,6 +197,24 @@ class TestGenerate:
         assert all(row["nfe"] <= 8 for row in rows)
         assert rows[1]["circuit_calls"] > 0
 
+    def test_prompts_come_from_files_and_standard_input(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        prompts = tmp_path / "prompts.jsonl"
+        prompts.write_text("\ufeff" + json.dumps({"prompt": PROMPT}) + "\n\n" + PROMPT + "\n", encoding="utf-8")
+        assert main(["generate", "--file", str(prompts), "--json"]) == 0
+        from_file = capsys.readouterr().out.splitlines()
+        assert [json.loads(line)["prompt"] for line in from_file] == [PROMPT, PROMPT]
+        monkeypatch.setattr("sys.stdin", io.StringIO(PROMPT + "\n"))
+        assert main(["generate", "--json"]) == 0
+        assert capsys.readouterr().out.splitlines() == from_file[:1]
+
+    def test_a_trace_shows_every_step(self, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["generate", PROMPT, "--circuit", str(finished_run), "--steps", "4", "--trace"]) == 0
+        printed = capsys.readouterr().out
+        assert "any_order: Ada has 3 apples." in printed
+        assert "│    2 │" in printed
+
     def test_without_a_circuit_only_the_backbone_speaks(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["generate", PROMPT, "--json"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 1
@@ -211,6 +230,10 @@ class TestGenerate:
             (["--seed", "-1"], "--seed -1"),
             (["--backbone", "./nowhere"], "nowhere"),
             (["--circuit", "./nowhere"], "nowhere"),
+            (["--paradigm", "magic"], "--paradigm magic"),
+            (["--file", "x"], "both as arguments and by --file"),
+            (["--json", "--trace"], "choose one"),
+            (["--max-new-tokens", "100000000"], "--max-new-tokens 100000000"),
         ],
     )
     def test_bad_options_end_with_status_2(
@@ -255,6 +278,31 @@ def test_nothing_of_a_grid_runs_when_a_cell_of_it_is_wrong(
     monkeypatch.chdir(tmp_path)
     assert main(["train", "smoke", "-m", *SMALL, "circuit.num_states=4,0"]) == 2
     assert capsys.readouterr().err == "codd: circuit.num_states=0 must be at least 1\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["circuit.num_states=glob(*)"], "codd: "),
+        (["output_dir=/dev/null", "circuit.num_states=4,8"], "/dev/null"),
+        (["output_dir=one,two"], "a grid has one folder"),
+        (["hydra.sweep.dir=elsewhere", "circuit.num_states=4,8"], "a grid has one folder"),
+        (["circuit.num_states=4,4"], "one cell twice"),
+    ],
+)
+def test_what_is_wrong_with_a_grid_is_one_line(
+    overrides: list[str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "smoke", "-m", *SMALL, *overrides]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

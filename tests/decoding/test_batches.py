@@ -113,6 +113,7 @@ def test_draws_of_a_row_do_not_depend_on_the_quotas_beside_it(
             behind=torch.zeros(len(rows), dtype=torch.bool),
             quota=torch.tensor(quotas),
             ranking=REMASKING[remasking],
+            room=torch.full((len(rows),), 4),
             draws=RowDraws(generators, torch.device("cpu")),
             eos_token_ids=torch.tensor([], dtype=torch.long),
             eos_last=False,

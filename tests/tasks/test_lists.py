@@ -138,3 +138,20 @@ def test_problems_repeat_by_their_index_and_grade_their_own_answers(kind: str) -
 def test_bad_options_are_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         ListTask(**options)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "permutation 1 : a a b c =",
+        "permutation 1 : a b c =",
+        "permutation 9 : a b c d =",
+        "permutation ² : a b c d =",
+        "shuffle 1 : a b c d =",
+        "permutation 1 : =",
+        "",
+    ],
+)
+def test_prompts_of_no_problem_are_refused(prompt: str) -> None:
+    with pytest.raises(UserError):
+        ListTask("permutation").answers(prompt)

@@ -40,7 +40,9 @@ def _any_order(question: Question) -> Answer:
         if not bool(active.any()):
             break
         first = question.due(opened)
-        position, distribution = _choose_position(question, posterior, masked, first, active)
+        position, distribution, possible = _choose_position(question, posterior, masked, first, active)
+        ended |= ~possible  # all that could be committed is EOS, and none is due
+        active &= possible
         at_first = first[rows, position]
         if question.eos_last:
             withheld = distribution.masked_fill(question.eos_among(position, distribution.shape[-1]), 0.0)
@@ -69,8 +71,8 @@ def _any_order(question: Question) -> Answer:
 
 def _choose_position(
     question: Question, posterior: Posterior, masked: Tensor, first: Tensor, active: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The best-ranked position of each row, `(B,)`, and its conditional distribution over the candidates."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best-ranked position of each row, `(B,)`, its distribution over the candidates, and whether there is one."""
     eligible = masked
     ranking = question.ranking
     marginals = None
@@ -84,8 +86,8 @@ def _choose_position(
     )
     position = scores.masked_fill(~eligible, -torch.inf).argmax(-1)
     if marginals is None:
-        return position, posterior.candidate_marginals(position)
-    return position, marginals[torch.arange(len(position), device=position.device), position]
+        return position, posterior.candidate_marginals(position), eligible.any(-1)
+    return position, marginals[torch.arange(len(position), device=position.device), position], eligible.any(-1)
 
 
 def _pick(question: Question, distribution: Tensor, active: Tensor) -> Tensor:

@@ -17,6 +17,6 @@ def _factorized(question: Question) -> Answer:
     else:
         tempered = (question.logits / question.temperature).softmax(-1)
         tempered = restrict(tempered, question.top_k, question.top_p)
-        tokens = draw(tempered, question.draws.uniforms(tempered.shape[1]))
+        tokens = draw(tempered, question.position_uniforms())
     calls = torch.zeros_like(question.quota)
     return keep_best(question, untempered, tokens, calls, greedy=question.temperature == 0.0)

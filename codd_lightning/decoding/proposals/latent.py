@@ -12,13 +12,12 @@ from codd_lightning.decoding.sampling import sharpen
 def _latent(question: Question) -> Answer:
     """Latent-state sampling (paper 5.1): `z ~ p̂(Z)`, then tokens from `p̂(X|z)^(1/tau)`."""
     posterior = require_posterior(question)
-    length = question.masked.shape[1]
     latents = posterior.sample_latents(uniforms=question.draws.uniforms(posterior.num_draws))
     untempered = posterior.candidate_distribution(latents)
     if question.tau == 0.0:
         chosen = untempered.argmax(-1)
     else:
-        chosen = draw(sharpen(untempered, question.tau), question.draws.uniforms(length))
+        chosen = draw(sharpen(untempered, question.tau), question.position_uniforms())
     return keep_best(question, untempered, chosen, torch.ones_like(question.quota), greedy=False)
 
 
@@ -30,7 +29,7 @@ def _latent_reference(question: Question) -> Answer:
     """
     posterior = require_posterior(question)
     latents = posterior.sample_latents(uniforms=question.draws.uniforms(posterior.num_draws))
-    chosen = draw(posterior.candidate_distribution(latents), question.draws.uniforms(question.masked.shape[1]))
+    chosen = draw(posterior.candidate_distribution(latents), question.position_uniforms())
     tokens = question.token_of(chosen)
     untempered, calls = question.logits.softmax(-1), torch.ones_like(question.quota)
     return keep_best(question, untempered, tokens, calls, greedy=question.tau == 0.0, tokens=tokens)

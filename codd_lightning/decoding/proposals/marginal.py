@@ -15,5 +15,5 @@ def _marginal(question: Question) -> Answer:
     if question.tau == 0.0:
         chosen = marginals.argmax(-1)
     else:
-        chosen = draw(sharpen(marginals, question.tau), question.draws.uniforms(marginals.shape[1]))
+        chosen = draw(sharpen(marginals, question.tau), question.position_uniforms())
     return keep_best(question, marginals, chosen, torch.ones_like(question.quota), greedy=question.tau == 0.0)
