@@ -35,10 +35,10 @@ class Scene:
     def ids(self, words: Any) -> list[int]:
         return self.backbone.tokenizer.convert_tokens_to_ids(list(words))
 
-    def circuit(self, weighed: bool = False, block_length: int | None = None) -> HMM:
+    def circuit(self, weighed: bool = False) -> HMM:
         """The closed form: all answers alike, or weighed by one over their factorized probability."""
         items, (marker,), eos = self.ids(ITEMS[: self.task.items]), self.ids([MARKER]), self.backbone.eos_token_ids[0]
-        size = (self.backbone.vocab_size, block_length or self.answers.length)
+        size = (self.backbone.vocab_size, self.answers.length)
         if self.task.kind == "permutation":
             return permutation_hmm(items, eos, *size)
         weights = (1.0 / self.answers.factorized).tolist() if weighed else None
@@ -161,6 +161,7 @@ def test_whole_completions_and_searches_are_right(kind: str) -> None:
     assert all(tuple(names(row)) in scene.answers for row in drawn)
 
 
+@pytest.mark.filterwarnings("ignore:the circuit rules out")  # where the first step was wrong already
 @pytest.mark.parametrize("kind", ["permutation", "insert", "replace"])
 def test_below_gamma_one_the_first_step_is_factorized_and_the_rest_follows(kind: str) -> None:
     scene = Scene(kind)
@@ -174,7 +175,7 @@ def test_below_gamma_one_the_first_step_is_factorized_and_the_rest_follows(kind:
 
 def test_windows_of_half_the_length_are_right_as_often_as_their_closed_form_says() -> None:
     scene = Scene("permutation")
-    found = scene.share_right(scene.circuit(block_length=2), proposal="any_order", paradigm="full", block_length=2)
+    found = scene.share_right(scene.circuit(), proposal="any_order", paradigm="full", block_length=2)
     assert_share(found, 2 / 12)  # two ordered pairs of different items, the second of the two that are left
 
 
