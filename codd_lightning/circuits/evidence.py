@@ -84,24 +84,31 @@ class Evidence:
             is_mask = torch.arange(vocab_size, device=logits.device) == mask_token_id
             scores = scores.masked_fill(is_mask, -torch.inf)
         _check_mass(scores, soft)
-        if not bool(soft.all()):
-            scores = scores.masked_fill(~soft[..., None], 0.0)  # whatever stands there, it counts for nothing
+        # whatever stands at other positions counts for nothing, and costs nothing
+        some = scores.flatten(0, 1) if bool(soft.all()) else scores[soft]  # (M, V)
         if temperature != 1.0:  # less the largest score first: a small temperature then overflows to 0 alone
-            scores = (scores - scores.detach().amax(-1, keepdim=True)) / temperature
+            some = (some - some.detach().amax(-1, keepdim=True)) / temperature
         tokens = tokens.masked_fill(~observed, 0)
         common: dict[str, Any] = {"absent": absent, "latent_potentials": latent_potentials}
         if top_k is not None and mask_is_token and tail:
             top_k += 1  # the mask token is kept as well, with its weight of 0, so that no tail reaches it
+        place = soft.nonzero(as_tuple=True)
         if top_k is None or top_k >= vocab_size:
-            return cls(tokens, observed, _possible(scores.softmax(-1), scores), vocab_size, **common)
+            weights = scores.new_zeros(scores.shape).index_put(place, _possible(some.softmax(-1), some))
+            return cls(tokens, observed, weights, vocab_size, **common)
 
-        ranking = _ranking(scores.detach(), mask_token_id if mask_is_token and tail else None, keep, mask_token_id)
-        token_ids = ranking.topk(top_k, dim=-1).indices.sort(dim=-1).values  # in order: memory is read in order
-        kept = scores.gather(-1, token_ids)
-        weights = _possible((kept - scores.logsumexp(-1, keepdim=True)).exp(), kept)
+        always = mask_token_id if mask_is_token and tail else None
+        ranking = _ranking(some.detach(), always, None if keep is None else keep[soft], mask_token_id)
+        ids = ranking.topk(top_k, dim=-1).indices.sort(dim=-1).values  # in order: memory is read in order
+        kept = some.gather(-1, ids)
+        found = _possible((kept - some.logsumexp(-1, keepdim=True)).exp(), kept)  # (M, K)
+        shape = (*tokens.shape, top_k)
+        token_ids = torch.arange(top_k, device=tokens.device).expand(shape).index_put(place, ids)
+        weights = scores.new_zeros(shape).index_put(place, found)
         if not tail:
             return cls(tokens, observed, weights, vocab_size, token_ids, **common)
-        rest = (1.0 - weights.sum(-1)).clamp_min(0.0) / (vocab_size - top_k)
+        rest = (1.0 - found.sum(-1)).clamp_min(0.0) / (vocab_size - top_k)
+        rest = scores.new_zeros(tokens.shape).index_put(place, rest)
         return cls(tokens, observed, weights, vocab_size, token_ids, rest, **common)
 
     @classmethod
