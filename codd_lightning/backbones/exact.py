@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from codd_lightning.backbones.backbone import Prediction, select_positions
-from codd_lightning.backbones.key_values import KeyValues
 from codd_lightning.backbones.tokenizers import word_tokenizer
 from codd_lightning.errors import UserError
 
@@ -41,8 +39,6 @@ class ExactBackbone(nn.Module):
         task: lists its answers.
     """
 
-    remembers, lookback = False, 0
-
     def __init__(self, task: Enumerable) -> None:
         super().__init__()
         self.tokenizer: PreTrainedTokenizerBase = word_tokenizer(task.vocabulary)
@@ -70,20 +66,6 @@ class ExactBackbone(nn.Module):
                 logits[attended] = self._row([tokens[i] for i in attended])
             rows.append(logits)
         return torch.stack(rows).to(input_ids.device)
-
-    def predict(
-        self,
-        canvas: Tensor,
-        positions: Tensor | None = None,
-        cache: KeyValues | None = None,
-        attention_mask: Tensor | None = None,
-        keep: Tensor | None = None,
-    ) -> Prediction:
-        """As `Backbone.predict`, without hidden states and without a cache."""
-        if cache is not None or keep is not None:
-            raise UserError("this backbone keeps no keys and values: give no cache")
-        logits = self(canvas, attention_mask)
-        return Prediction(logits if positions is None else select_positions(logits, positions))
 
     def _row(self, tokens: list[int]) -> Tensor:
         """`(T, V)` logits of one row without padding, its prompt up to the separator."""
