@@ -1,0 +1,65 @@
+"""Choices of the group `circuit`, and how a circuit starts."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from codd_lightning.configs.schema.fields import ranged, unused
+
+
+@dataclass
+class HMMCircuit:
+    """Hidden Markov model. `max_parameters` makes it as large as that allows, whatever `num_states`."""
+
+    _target_: str = "codd_lightning.circuits.HMM"
+    num_states: int = ranged(128, minimum=1)
+    max_parameters: int | None = ranged(None, minimum=1)
+    homogeneous: bool = True
+
+
+@dataclass
+class MixtureCircuit:
+    """Mixture of fully factorized components: the HMM without its chain."""
+
+    _target_: str = "codd_lightning.circuits.Mixture"
+    num_states: int = ranged(32, minimum=1)
+    max_parameters: int | None = ranged(None, minimum=1)
+
+
+@dataclass
+class TreeCircuit:
+    """Hidden balanced binary tree."""
+
+    _target_: str = "codd_lightning.circuits.Tree"
+    num_states: int = ranged(128, minimum=1)
+    max_parameters: int | None = ranged(None, minimum=1)
+
+
+@dataclass
+class FactorizedCircuit:
+    """The circuit that knows nothing; has no parameters to train."""
+
+    _target_: str = "codd_lightning.circuits.Factorized"
+    num_states: int | None = unused()
+    max_parameters: int | None = unused()
+
+
+@dataclass
+class PretrainedCircuit:
+    """A circuit from a folder or the Hub, to evaluate or to train further."""
+
+    _target_: str = "codd_lightning.circuits.load_circuit"
+    path_or_repo: str = MISSING
+    num_states: int | None = unused()
+    max_parameters: int | None = unused()
+
+
+@dataclass
+class Initialization:
+    """How a circuit starts; see `codd_lightning.modules.Initialization`."""
+
+    _target_: str = "codd_lightning.modules.Initialization"
+    kind: str = "random"
+    restarts: int = ranged(1, minimum=1)
+    trial_steps: int = ranged(20, minimum=1)
+    examples: int = ranged(512, minimum=1)

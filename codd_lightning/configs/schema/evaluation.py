@@ -1,0 +1,64 @@
+"""Decoders, what is measured, and the callbacks."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from codd_lightning.configs.schema.fields import ranged
+
+
+@dataclass
+class Decoding:
+    """Options of every decoder; see `DecodingConfig`."""
+
+    paradigm: str = "block"
+    schedule: str = "even"
+    commit: str = "quota"
+    commit_bound: float | None = ranged(None, minimum=0.0)
+    commit_reads: str = "backbone"
+    gamma: float = ranged(1.0, minimum=0.0, maximum=1.0)
+    gamma_share: str = "window"
+    strict_gamma: bool = False
+    reverse_gamma: bool = False
+    tau: float = ranged(0.0, minimum=0.0)
+    temperature: float = ranged(0.0, minimum=0.0)
+    top_p: float | None = ranged(None, above=0.0, maximum=1.0)
+    top_k: int | None = ranged(None, minimum=1)
+    suppress_tokens: list[int] = field(default_factory=list)
+    cache: str = "none"
+    cfg_scale: float = ranged(0.0, minimum=0.0)
+    evidence_top_k: int | None = ranged(None, minimum=1)
+
+
+@dataclass
+class Decoder:
+    """One row of the final table: a proposal, an order and an EOS rule."""
+
+    proposal: str = MISSING
+    remasking: str = "low_confidence"
+    eos: str = "any"
+
+
+@dataclass
+class Evaluation:
+    """What is measured on the test split at the end."""
+
+    decoders: list[Decoder] = field(default_factory=list)
+    steps_per_block: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
+    examples: int = ranged(500, minimum=0)
+    likelihood_examples: int = ranged(500, minimum=0)
+    likelihood_canvas: str = "uniform"
+    barrier_examples: int = ranged(0, minimum=0)
+    batch_size: int = ranged(128, minimum=1)
+
+
+@dataclass
+class FewStepReasoning:
+    """Few-step decoding of held-out problems at the end of every epoch."""
+
+    _target_: str = "codd_lightning.callbacks.few_step_reasoning.FewStepReasoning"
+    steps_per_block: list[int] = field(default_factory=lambda: [1, 4])
+    decoders: list[Decoder] = field(default_factory=list)
+    examples: int = ranged(64, minimum=1)
+    every_n_epochs: int = ranged(1, minimum=1)
+    samples: int = ranged(4, minimum=0)

@@ -1,0 +1,94 @@
+"""Objectives, optimizers and the trainer."""
+
+from dataclasses import dataclass
+
+from codd_lightning.configs.schema.fields import ranged
+
+
+@dataclass
+class CoupledLikelihood:
+    """Train a circuit on the frozen backbone (paper Eq. 7)."""
+
+    _target_: str = "codd_lightning.modules.CircuitModule"
+    canvas: str = "uniform"
+    weight: str = "inverse_t"
+    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
+    evidence_top_k: int | None = ranged(None, minimum=1)
+
+
+@dataclass
+class Likelihood:
+    """Train a circuit on clean text alone; the canvas is that of validation."""
+
+    _target_: str = "codd_lightning.modules.CircuitModule"
+    conditional: bool = False
+    canvas: str = "uniform"
+    weight: str = "flat"
+    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
+    evidence_top_k: int | None = ranged(None, minimum=1)
+
+
+@dataclass
+class MaskedDiffusion:
+    """Train a backbone."""
+
+    _target_: str = "codd_lightning.modules.BackboneModule"
+    canvas: str = "uniform"
+    weight: str = "inverse_t"
+    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
+
+
+@dataclass
+class AdamW:
+    """AdamW with warm-up and cosine decay."""
+
+    _target_: str = "codd_lightning.modules.AdamW"
+    lr: float = ranged(1e-3, above=0.0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = ranged(0.0, minimum=0.0)
+    warmup_steps: int = ranged(30, minimum=0)
+    final_fraction: float = ranged(0.02, minimum=0.0, maximum=1.0)
+
+
+@dataclass
+class Muon(AdamW):
+    """Muon on the matrices of a transformer's layers, AdamW on the rest."""
+
+    _target_: str = "codd_lightning.modules.Muon"
+    muon_lr: float = ranged(0.02, above=0.0)
+    momentum: float = ranged(0.95, minimum=0.0, maximum=1.0)
+
+
+@dataclass
+class EM:
+    """Mini-batch EM of a circuit; trainer.gradient_clip_val does not concern it."""
+
+    _target_: str = "codd_lightning.modules.ExpectationMaximization"
+    lr: float = ranged(0.1, above=0.0, maximum=1.0)
+    pseudocount: float = ranged(1e-3, minimum=0.0)
+    warmup_steps: int = ranged(0, minimum=0)
+    final_fraction: float = ranged(0.02, minimum=0.0, maximum=1.0)
+
+
+@dataclass
+class Anemone(EM):
+    """EM anchored at the present parameters, with momentum."""
+
+    _target_: str = "codd_lightning.modules.AnemoneEM"
+    momentum: float = ranged(0.9, minimum=0.0, maximum=0.9999)
+
+
+@dataclass
+class Trainer:
+    """What Lightning's Trainer is given."""
+
+    accelerator: str = "cpu"
+    devices: int = ranged(1, minimum=1)
+    precision: str = "32-true"
+    max_epochs: int = ranged(1, minimum=1)
+    max_steps: int = ranged(-1, minimum=-1)
+    gradient_clip_val: float | None = ranged(1.0, above=0.0)
+    check_val_every_n_epoch: int = ranged(1, minimum=1)
+    log_every_n_steps: int = ranged(10, minimum=1)
+    num_threads: int | None = ranged(None, minimum=1)
+    progress_bar: bool = True
