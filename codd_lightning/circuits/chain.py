@@ -143,7 +143,7 @@ class ChainMessages(Messages):
             weights = self._left[:, position] * self._scores[:, position] * successor
             latents[:, position] = draw(weights, uniforms[:, position])
             if position:
-                successor = self._chain.transitions.step(position - 1)[:, latents[:, position]].T
+                successor = self._chain.transitions.incoming(position - 1)[latents[:, position]]
         return latents
 
     def mode(self, log_scores: Tensor) -> tuple[Tensor, Tensor]:

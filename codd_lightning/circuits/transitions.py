@@ -46,15 +46,21 @@ class Transitions:
             return _multiply(messages, self._packed_transpose)
         return torch.mm(messages, self.step(position).T)
 
+    def incoming(self, position: int) -> Tensor:
+        """`(N, N)`: `A[z, z']` at `[z', z]`, so that what leads into one state lies together."""
+        return self._incoming if self.shared else self.step(position).T
+
     def log_incoming(self, position: int) -> Tensor:
-        """`(N, N)`: `log A[z, z']` at `[z', z]`, so that what leads into one state lies together."""
-        if self.shared:
-            return self._log_incoming
-        return masked_log(self.step(position).T).contiguous()
+        """`(N, N)`: the log of `incoming`."""
+        return self._log_incoming if self.shared else masked_log(self.incoming(position)).contiguous()
+
+    @cached_property
+    def _incoming(self) -> Tensor:
+        return self.table[0].T.contiguous()
 
     @cached_property
     def _log_incoming(self) -> Tensor:
-        return masked_log(self.table[0].T).contiguous()
+        return masked_log(self._incoming)
 
     @cached_property
     def _packs(self) -> bool:
