@@ -26,7 +26,7 @@ def _entropy_bound(probabilities: Tensor, masked: Tensor, bound: float) -> Tenso
     """The most positions, least entropy first, the sum of whose entropies without the largest is at most the bound.
 
     That sum bounds how far the tokens' joint distribution is from independent (EB sampler; Ben-Hamu et al.,
-    2025, arXiv 2505.24857, eq. 6).
+    2025, arXiv 2505.24857).
     """
     entropy = -torch.special.xlogy(probabilities, probabilities).sum(-1)
     ascending = entropy.masked_fill(~masked, torch.inf).sort(-1).values

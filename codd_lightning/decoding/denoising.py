@@ -168,9 +168,9 @@ class Denoising:
             return
         if quota is None:
             quota = self._by_rule(logits.softmax(-1), opened)
-        targets = choose_targets(self._question(everything, quota, None))
         last = self._config.commit == "quota" and step == steps - 1
-        self._commit_targets(everything, opened if last else targets)
+        targets = opened if last else choose_targets(self._question(everything, quota, None))
+        self._commit_targets(everything, targets)
         # With eos="last" a window leaves targets that would become an EOS before it is due. Where that was all, or
         # there is no later step, all that is open is asked for again: the leftmost is due by then.
         while True:

@@ -90,8 +90,3 @@ def conditional_log_likelihood(circuit: Circuit, blocks: Blocks, where: Tensor |
         where: `(M, L)` bool: of these tokens alone, the other masked ones summed out; all if None.
     """
     return circuit.log_joint(blocks.tokens, blocks.evidence, where) - circuit.log_partition(blocks.evidence)
-
-
-def log_likelihood(circuit: Circuit, blocks: Blocks) -> Tensor:
-    """`log p_ω(x)` of each block, `(M,)` nats."""
-    return circuit.log_prob(blocks.tokens)

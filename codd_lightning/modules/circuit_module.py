@@ -17,7 +17,6 @@ from codd_lightning.modules.blocks import (
     Blocks,
     clean_blocks,
     conditional_log_likelihood,
-    log_likelihood,
     scored_blocks,
 )
 from codd_lightning.modules.counting import expected_counts
@@ -78,8 +77,10 @@ class CircuitModule(L.LightningModule):
             blocks = clean_blocks(batch, self.noise.block_length, self.circuit.vocab_size)
             weights = torch.ones(len(blocks.tokens), device=self.device)
         with torch.set_grad_enabled(self.automatic_optimization):
-            score = conditional_log_likelihood if self.conditional else log_likelihood
-            scores = score(self.circuit, blocks)  # (M,)
+            if self.conditional:
+                scores = conditional_log_likelihood(self.circuit, blocks)  # (M,)
+            else:
+                scores = self.circuit.log_prob(blocks.tokens)  # (M,)
         loss = -(weights * scores).sum() / len(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         if masked := int(blocks.masked.sum()):

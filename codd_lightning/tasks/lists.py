@@ -1,6 +1,6 @@
 """List tasks: all right answers are known, and with them everything about the factorization barrier.
 
-The kinds follow ParallelBench's idea (Kang et al., 2025, arXiv 2510.04767) that parallel decoding shows its limits
+The kinds follow ParallelBench's idea (arXiv 2510.04767) that parallel decoding shows its limits
 where outputs depend on each other; `cities` is the paper's Figure 1.
 """
 
@@ -16,7 +16,6 @@ from codd_lightning.tasks.base import Example, Grade
 ITEMS = tuple("abcdefghijklmnop")
 MARKER = "x"
 CITIES = (("new", "york"), ("san", "diego"), ("los", "angeles"), ("las", "vegas"))
-MOST_ANSWERS = 50_000  # that a problem may have
 
 
 def _orders(items: Answer, place: int) -> list[Answer]:
