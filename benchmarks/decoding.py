@@ -97,10 +97,9 @@ def main() -> None:
             *(("factorized", kind) for kind in ("prefix", "dual") if steps > 1),
         ):
             total, parts, written = run(steps, proposal=proposal, cache=cache)
-            if (proposal, cache) == ("factorized", "none"):
-                baseline = min(baseline, total)
-                total = baseline
             shares = [parts.get("backbone", 0.0) / total, parts.get("posterior", 0.0) / total]
+            if (proposal, cache) == ("factorized", "none"):
+                total = baseline = min(baseline, total)
             pairs = zip(plain.sequences[0][PROMPT:], written.sequences[0][PROMPT:], strict=True)
             same = sum(a == b for a, b in pairs) / args.new_tokens
             rows.append(
