@@ -1,0 +1,1 @@
+"""How Lightning spreads a run over processes."""
