@@ -16,6 +16,7 @@ from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.data import TaskDataModule, Template
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
+from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.modules import Initialization, Noise, Schedule
 from codd_lightning.tasks import SPLITS, Task
 
@@ -55,9 +56,10 @@ def build(config: DictConfig) -> Experiment:
     if circuit is not None:
         parts["circuit"] = circuit
     module = make(config.objective, L.LightningModule, "objective", **parts)
-    decoders = [decoding_config(config, decoder) for decoder in config.evaluation.decoders]
+    decoders = [decoding_config(config, decoder, circuit) for decoder in config.evaluation.decoders]
     initialization = make(config.initialization, Initialization, "initialization")
-    return Experiment(task, backbone, circuit, data, noise, module, decoders, _callbacks(config), initialization)
+    callbacks = _callbacks(config, circuit)
+    return Experiment(task, backbone, circuit, data, noise, module, decoders, callbacks, initialization)
 
 
 def _circuit(config: DictConfig, backbone: Backbone) -> Circuit:
@@ -112,8 +114,19 @@ def make_data(config: DictConfig, task: Task, backbone: Backbone) -> TaskDataMod
     )
 
 
-def decoding_config(config: DictConfig, decoder: DictConfig) -> DecodingConfig:
-    """One decoder of an evaluation, with the options that all share."""
+def decoding_config(config: DictConfig, decoder: DictConfig, circuit: Circuit | None) -> DecodingConfig:
+    """One decoder of an evaluation, with the options that all share.
+
+    Raises:
+        UserError: γ and τ are to be those that were chosen for the circuit, and none were.
+    """
+    options = {**config.decoding, "suppress_tokens": tuple(config.decoding.suppress_tokens)}
+    if options.pop("tuned") and decoder.proposal != "factorized":
+        label = decoder_label({"decoder": decoder.proposal, "remasking": decoder.remasking, "eos": decoder.eos})
+        choice = {} if circuit is None else circuit.tuned.get(label)
+        if choice is None:
+            raise UserError(f"decoding.tuned=true, and nothing was chosen for {label}: run codd tune first")
+        options |= {name: choice[name] for name in ("gamma", "tau") if name in choice}
     return DecodingConfig(
         proposal=decoder.proposal,
         remasking=decoder.remasking,
@@ -121,14 +134,14 @@ def decoding_config(config: DictConfig, decoder: DictConfig) -> DecodingConfig:
         max_new_tokens=config.data.max_response_tokens,
         steps=config.data.max_response_tokens,
         block_length=config.data.block_length,
-        **{**config.decoding, "suppress_tokens": tuple(config.decoding.suppress_tokens)},
+        **options,
     )
 
 
-def _callbacks(config: DictConfig) -> list[L.Callback]:
+def _callbacks(config: DictConfig, circuit: Circuit | None) -> list[L.Callback]:
     callbacks = []
     for name, callback in callbacks_of(config):
-        decoders = [decoding_config(config, decoder) for decoder in callback.get("decoders", [])]
+        decoders = [decoding_config(config, decoder, circuit) for decoder in callback.get("decoders", [])]
         callbacks.append(make(callback, L.Callback, f"callbacks.{name}", decoders=decoders, seed=config.seed))
     return callbacks
 

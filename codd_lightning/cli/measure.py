@@ -14,6 +14,7 @@ from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.manifest import fingerprint
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.run_folder import write_text
+from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import (
     FewStepEvaluation,
@@ -100,7 +101,7 @@ def few_step(config: DictConfig, experiment: Experiment) -> FewStepEvaluation:
         experiment.task,
         experiment.data.dataset(SPLIT),
         [
-            setting_of(decoder, budget, experiment.circuit, template)
+            setting_of(decoder, budget, experiment.circuit, template, **_tuned(config, decoder))
             for template in (list(options.templates) or [None])
             for decoder in experiment.decoders
             for budget in options.steps_per_block
@@ -111,6 +112,12 @@ def few_step(config: DictConfig, experiment: Experiment) -> FewStepEvaluation:
         seed=config.seed,
         split=SPLIT,
     )
+
+
+def _tuned(config: DictConfig, decoder: DecodingConfig) -> dict[str, float]:
+    """The labels of γ and τ where they are not those of the configuration."""
+    own = config.decoding.tuned and decoder.proposal != "factorized"
+    return {"gamma": decoder.gamma, "tau": decoder.tau} if own else {}
 
 
 def _sums(config: DictConfig, experiment: Experiment, backbone: Any) -> list[Row]:

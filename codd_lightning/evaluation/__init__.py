@@ -1,9 +1,16 @@
 """Measuring decoders and circuits: every number comes from here, as a row."""
 
 from codd_lightning.evaluation.barrier import evaluate_barrier
-from codd_lightning.evaluation.few_step import FewStepEvaluation, FewStepResult, evaluate_few_step, setting_of
+from codd_lightning.evaluation.few_step import (
+    FewStepEvaluation,
+    FewStepResult,
+    accuracy_rows,
+    evaluate_few_step,
+    setting_of,
+)
 from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
 from codd_lightning.evaluation.likelihood import evaluate_likelihood
+from codd_lightning.evaluation.remembering import Remembering
 from codd_lightning.evaluation.rows import Row, decoder_label, row, tag, write_results
 from codd_lightning.evaluation.samples import Sample, SampleFolder, write_samples
 from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, render
@@ -11,9 +18,11 @@ from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, r
 __all__ = [
     "FewStepEvaluation",
     "FewStepResult",
+    "Remembering",
     "Row",
     "Sample",
     "SampleFolder",
+    "accuracy_rows",
     "accuracy_table",
     "bootstrap_ratio",
     "decoder_label",

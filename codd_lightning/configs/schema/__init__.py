@@ -34,6 +34,7 @@ from codd_lightning.configs.schema.evaluation import (
     Decoding,
     Evaluation,
     FewStepReasoning,
+    Tuning,
 )
 from codd_lightning.configs.schema.fields import ranged
 from codd_lightning.configs.schema.training import (
@@ -60,6 +61,7 @@ class Config:
     optimizer: Any = MISSING
     decoding: Decoding = MISSING
     evaluation: Evaluation = MISSING
+    tuning: Tuning = field(default_factory=Tuning)
     trainer: Trainer = MISSING
     callbacks: dict[str, Any] = field(default_factory=dict)
     experiment_name: str = "unnamed"
