@@ -26,6 +26,7 @@ from codd_lightning.evaluation import (
     likelihood_table,
     render,
     setting_of,
+    template_rows,
     write_samples,
 )
 from codd_lightning.evaluation.few_step import Batch
@@ -73,7 +74,7 @@ def measure(config: DictConfig, experiment: Experiment, folder: Path, processes:
         return []
     result = evaluation.result(store)
     write_samples(folder / "samples.jsonl", (sample.record() for decoded in result.samples for sample in decoded))
-    return rows + result.rows
+    return [*rows, *result.rows, *template_rows(result.samples, SPLIT)]
 
 
 def count_parameters(experiment: Experiment) -> dict[str, int]:

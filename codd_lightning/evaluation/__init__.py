@@ -1,5 +1,6 @@
 """Measuring decoders and circuits: every number comes from here, as a row."""
 
+from codd_lightning.evaluation.across_templates import template_rows
 from codd_lightning.evaluation.barrier import evaluate_barrier
 from codd_lightning.evaluation.few_step import (
     FewStepEvaluation,
@@ -34,6 +35,7 @@ __all__ = [
     "row",
     "setting_of",
     "tag",
+    "template_rows",
     "wilson",
     "write_results",
     "write_samples",
