@@ -73,7 +73,7 @@ def encode(
     response = [*tokenizer(example.response, add_special_tokens=False)["input_ids"], eos_token_id]
     response += [eos_token_id] * (-len(response) % block_length)
     response += [eos_token_id] * ((response_length or 0) - len(response))
-    return Encoded(index, encode_prompt(example.prompt, tokenizer), response)
+    return Encoded(index, encode_prompt(example.prompt, tokenizer, example.turns), response)
 
 
 def collate(rows: Sequence[Encoded], pad_token_id: int) -> Batch:
