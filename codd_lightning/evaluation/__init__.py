@@ -4,7 +4,9 @@ from codd_lightning.evaluation.barrier import evaluate_barrier
 from codd_lightning.evaluation.few_step import FewStepResult, Sample, evaluate_few_step
 from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
 from codd_lightning.evaluation.likelihood import evaluate_likelihood
+from codd_lightning.evaluation.parallelism import area_under_parallelism, aup_rows
 from codd_lightning.evaluation.rows import Row, decoder_label, row, tag, write_results
+from codd_lightning.evaluation.subtasks import subtask_rows
 from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, render
 
 __all__ = [
@@ -12,6 +14,8 @@ __all__ = [
     "Row",
     "Sample",
     "accuracy_table",
+    "area_under_parallelism",
+    "aup_rows",
     "bootstrap_ratio",
     "decoder_label",
     "evaluate_barrier",
@@ -20,6 +24,7 @@ __all__ = [
     "likelihood_table",
     "render",
     "row",
+    "subtask_rows",
     "tag",
     "wilson",
     "write_results",
