@@ -103,11 +103,21 @@ def test_any_right_list_counts_and_no_other(name: str, response: str, grade: Gra
         ("sudoku_n4", "2314\n1423\n3142\n4231", WRONG),  # a solution of another puzzle
         ("sudoku_n4", "1234\n2143\n3412\n4321", WRONG),  # no box holds all digits
         ("sudoku_n4", "1__4\n____\n____\n4__1", WRONG),
+        ("sudoku_n4", "1234\n2143\n3412\n4321\nno:\n1234\n3412\n2143\n4321", FOUND),  # the last one counts
+        ("sudoku_n4", "1234\n3412\n2143\n4321\nno:\n1234\n2143\n3412\n4321", WRONG),
     ],
 )
 def test_any_right_square_counts_and_no_other(name: str, response: str, grade: Grade, clone: Path) -> None:
     task, example = first(clone, f"puzzle/{name}")
     assert task.grade(example, response, ended=True) == grade
+
+
+def test_an_entry_with_a_comma_is_read_where_the_form_is_kept(tmp_path: Path) -> None:
+    answer = text(["Lux, Ada", "Mann, Bo"])
+    row = {"input": {"context": answer}, "answer": answer}
+    task = ParallelBenchTask(str(write_clone(tmp_path, {"line/copy": ("list_match_score", "{context}", [row])})))
+    assert task.grade(task.example("test", 0, 0), answer, ended=True) == RIGHT
+    assert task.grade(task.example("test", 0, 0), answer, ended=False) == FOUND
 
 
 def test_prompts_are_filled_from_the_input_and_written_new_lines_are_new_lines(clone: Path) -> None:
