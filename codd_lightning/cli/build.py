@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import lightning as L
@@ -13,12 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, most_states
 from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.configs.schema.data import Data
 from codd_lightning.data import TaskDataModule, Template
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.modules import Initialization, Noise, Schedule
 from codd_lightning.tasks import SPLITS, Task
+
+# What every data choice has.
+DATA_OPTIONS = {option.name for option in fields(Data)}
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def build(config: DictConfig) -> Experiment:
     Raises:
         UserError: values do not fit together.
     """
-    task = make(config.data.task, Task, "data.task")
+    task = make_task(config)
     backbone = make(config.backbone, BackboneLike, "backbone", texts=_texts(config, task), seed=config.seed, task=task)
     if not backbone.eos_token_ids:
         raise UserError("the backbone names no end-of-sequence token, so responses could not end")
@@ -105,9 +109,17 @@ def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:
     return made
 
 
+def make_task(config: DictConfig) -> Task:
+    """The task, with what its data choice has beside the common options."""
+    own = {key: value for key, value in config.data.items() if key not in DATA_OPTIONS}
+    task: Task = make(config.data.task, Task, "data.task", **own)
+    return task
+
+
 def make_data(config: DictConfig, task: Task, backbone: Backbone) -> TaskDataModule:
     """The data module for a backbone's tokenizer."""
-    options = {key: value for key, value in config.data.items() if key not in ("task", "templates")}
+    kept = DATA_OPTIONS - {"task", "templates"}
+    options = {key: value for key, value in config.data.items() if key in kept}
     templates = {str(name): Template(**template) for name, template in config.data.templates.items()}
     return TaskDataModule(
         task, backbone.tokenizer, backbone.eos_token_ids[0], seed=config.seed, templates=templates, **options

@@ -21,11 +21,13 @@ from codd_lightning.evaluation import (
     Row,
     SampleFolder,
     accuracy_table,
+    aup_rows,
     evaluate_barrier,
     evaluate_likelihood,
     likelihood_table,
     render,
     setting_of,
+    subtask_rows,
     template_rows,
     write_samples,
 )
@@ -74,7 +76,9 @@ def measure(config: DictConfig, experiment: Experiment, folder: Path, processes:
         return []
     result = evaluation.result(store)
     write_samples(folder / "samples.jsonl", (sample.record() for decoded in result.samples for sample in decoded))
-    return [*rows, *result.rows, *template_rows(result.samples, SPLIT)]
+    rows += result.rows + template_rows(result.samples, SPLIT)
+    rows += [row for decoded in result.samples for row in subtask_rows(decoded, SPLIT)]
+    return rows + (aup_rows(result.samples, SPLIT) if len(options.steps_per_block) > 1 else [])
 
 
 def count_parameters(experiment: Experiment) -> dict[str, int]:

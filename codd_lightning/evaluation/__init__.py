@@ -11,9 +11,11 @@ from codd_lightning.evaluation.few_step import (
 )
 from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
 from codd_lightning.evaluation.likelihood import evaluate_likelihood
+from codd_lightning.evaluation.parallelism import area_under_parallelism, aup_rows
 from codd_lightning.evaluation.remembering import Remembering
 from codd_lightning.evaluation.rows import Row, decoder_label, row, tag, write_results
 from codd_lightning.evaluation.samples import Sample, SampleFolder, write_samples
+from codd_lightning.evaluation.subtasks import subtask_rows
 from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, render
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "SampleFolder",
     "accuracy_rows",
     "accuracy_table",
+    "area_under_parallelism",
+    "aup_rows",
     "bootstrap_ratio",
     "decoder_label",
     "evaluate_barrier",
@@ -34,6 +38,7 @@ __all__ = [
     "render",
     "row",
     "setting_of",
+    "subtask_rows",
     "tag",
     "template_rows",
     "wilson",

@@ -20,6 +20,7 @@ def tag(measured: Row) -> str:
     parts = [measured["name"]]
     if "decoder" in measured:
         parts.append(decoder_label(measured))
+    if "steps_per_block" in measured:
         parts.append(f"steps_{measured['steps_per_block']}")
     if "mask_ratio" in measured:
         low, high = measured["mask_ratio"]

@@ -93,15 +93,7 @@ class FileTask:
             except (OSError, ValueError, RuntimeError) as error:
                 raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
             return [self._example(row, f"{path}, row {i}") for i, row in enumerate(rows)]
-        try:
-            lines = path.read_text(encoding="utf-8").rstrip().split("\n")  # other line separators occur in texts
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text: {error}") from None
-        if lines == [""]:
-            raise UserError(f"{path} holds no examples")
-        return [
-            self._example(_parse(line, f"{path}, line {i}"), f"{path}, line {i}") for i, line in enumerate(lines, 1)
-        ]
+        return [self._example(row, place) for place, row in read_jsonl(path)]
 
     def _read_hub(self, split: str) -> list[Example]:
         import datasets
@@ -123,6 +115,22 @@ class FileTask:
         if self._remove is not None:
             response = self._remove.sub("", response)
         return Example(prompt.strip(), response.strip())
+
+
+def read_jsonl(path: Path) -> list[tuple[str, Any]]:
+    """The rows of a JSONL file, each with its place: `FILE, line N`.
+
+    Raises:
+        UserError: it is empty or not UTF-8, or a line is not JSON.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().split("\n")  # other line separators occur in texts
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
+    if lines == [""]:
+        raise UserError(f"{path} holds no examples")
+    places = [f"{path}, line {i}" for i in range(1, len(lines) + 1)]
+    return [(place, _parse(line, place)) for place, line in zip(places, lines, strict=True)]
 
 
 def _parse(line: str, place: str) -> Any:

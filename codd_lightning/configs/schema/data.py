@@ -36,6 +36,13 @@ class Data:
 
 
 @dataclass
+class ParallelBench(Data):
+    """A clone of ParallelBench, by its path; what a choice has beside the common options goes to its task."""
+
+    path: str = MISSING
+
+
+@dataclass
 class WordedSumsTask:
     """Our own generator of worded arithmetic problems."""
 
@@ -77,3 +84,11 @@ class FileTask:
     prompt_field: str = "prompt"
     response_field: str = "response"
     remove: str | None = None
+
+
+@dataclass
+class ParallelBenchTask:
+    """The rule-based tasks of a ParallelBench clone; all of them, or those named in `subtasks`."""
+
+    _target_: str = "codd_lightning.tasks.ParallelBenchTask"
+    subtasks: list[str] | None = None
