@@ -81,6 +81,9 @@ def _check_data(config: DictConfig, experiment: Experiment) -> None:
         )
     for split in SPLITS:
         experiment.data.dataset(split).example(0)  # one that fits
+    if config.evaluation.examples or any(callback.get("examples", 0) for _, callback in callbacks_of(config)):
+        example, _ = experiment.data.dataset("test").example(0)
+        experiment.task.grade(example, example.response, ended=True)  # code needs a sandbox, which may be missing here
     if (there := len(experiment.data.dataset("train"))) < data.batch_size:
         raise UserError(f"data.batch_size={data.batch_size} is more than the {there} examples of the train split")
     if config.evaluation.barrier_examples and not hasattr(experiment.task, "answers"):
