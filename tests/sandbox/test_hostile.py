@@ -217,6 +217,9 @@ assert not os.path.exists({str(secret)!r})
 assert not os.path.exists({__file__!r})
 assert not os.path.exists("/etc/shadow") and not os.path.exists("/run") and not os.path.exists("/sys")
 assert entries("/tmp") == []
+places = {{"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu", "etc", "dev", "proc", "tmp", "codd"}}
+places |= {{path.split("/")[1] for path in (sys.prefix, sys.base_prefix, os.path.realpath(sys.executable))}}
+assert set(os.listdir("/")) <= places, os.listdir("/")
 for home in ({str(home)!r}, "/root", *(os.path.join("/home", name) for name in entries("/home"))):
     for folder, folders, files in os.walk(home):
         if folder in (sys.prefix, sys.base_prefix):
