@@ -6,11 +6,10 @@ from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
 from codd_lightning.evaluation.likelihood import evaluate_likelihood
 from codd_lightning.evaluation.rows import Row, decoder_label, row, tag, write_results
 from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, render
-from codd_lightning.sandbox import Result, run_python
+from codd_lightning.sandbox import run_python
 
 __all__ = [
     "FewStepResult",
-    "Result",
     "Row",
     "Sample",
     "accuracy_table",

@@ -119,8 +119,15 @@ def _choose(sandbox: str) -> str:
 
 def _interpreter_folders() -> list[str]:
     """Where this interpreter, its libraries and its packages are."""
-    named = [sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parents[1])]
-    return list(dict.fromkeys(path for name in named for path in (name, str(Path(name).resolve()))))
+    named = (sys.prefix, sys.base_prefix)
+    folders = list(dict.fromkeys(path for name in named for path in (name, str(Path(name).resolve()))))
+    for folder in folders:
+        if folder not in SYSTEM and Path.home().resolve().is_relative_to(folder):
+            raise UserError(
+                f"code is not run by the interpreter in {folder}, because that folder holds a home directory, which "
+                "the code could read: use a virtual environment in a folder of its own"
+            )
+    return folders
 
 
 def _bubblewrap(readable: Sequence[str], files_mib: int) -> list[str]:

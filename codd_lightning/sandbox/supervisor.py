@@ -77,9 +77,7 @@ class Supervisor:
         child = os.fork()
         if not child:
             try:
-                self._become_program(
-                    [program_read, token_read, report_write, output_write, fault_write], fault_write, running
-                )
+                self._become_program([output_write, program_read, token_read, report_write], fault_write, running)
             except OSError as error:
                 os.write(fault_write, explain(error).encode())
             os._exit(1)
@@ -98,8 +96,9 @@ class Supervisor:
         return child, output, report
 
     def _become_program(self, given: Sequence[int], fault: int, running: int) -> None:
+        """Gives up every right and becomes the interpreter that runs the program; closes `fault` by that."""
         os.setsid()
-        program, token, report, output, _ = (fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in given)
+        output, program, token, report = (fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in given)
         nothing = os.open("/dev/null", os.O_RDONLY)
         for place, descriptor in enumerate((nothing, output, output, program, token, report)):
             os.dup2(descriptor, place)

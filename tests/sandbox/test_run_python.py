@@ -1,5 +1,12 @@
 """Programs that behave: what passes, what fails, and what comes back."""
 
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from codd_lightning.errors import UserError
@@ -96,3 +103,27 @@ def test_an_unknown_sandbox_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError) as refusal:
         run_python("pass", sandbox="chroot")
     assert all(name in str(refusal.value) for name in ("chroot", *SANDBOXES))
+
+
+def test_an_interpreter_whose_folder_holds_a_home_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(UserError, match=f"{tmp_path}.*virtual environment"):
+        run_python("pass")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("bwrap") is None, reason="needs root and bubblewrap")
+def test_bubblewrap_is_refused_to_root() -> None:
+    with pytest.raises(UserError, match="root"):
+        run_python("pass", sandbox="bubblewrap")
+
+
+@pytest.mark.parametrize("where", ["codd_lightning.evaluation", "codd_lightning.sandbox"])
+def test_the_sandbox_is_found_where_it_is_promised(where: str) -> None:
+    assert importlib.import_module(where).run_python is run_python
+
+
+def test_the_sandbox_imports_nothing_heavy() -> None:
+    code = "import sys, codd_lightning.sandbox; print(*{name.split('.')[0] for name in sys.modules})"
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "lightning", "transformers", "hydra"} & set(names)
