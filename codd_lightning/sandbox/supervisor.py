@@ -83,10 +83,10 @@ class Supervisor:
             os._exit(1)
         for descriptor in (program_read, token_read, output_write, report_write, fault_write):
             os.close(descriptor)
-        os.write(token_write, token)
-        os.close(token_write)
-        with contextlib.suppress(BrokenPipeError), os.fdopen(program, "w") as file:
-            json.dump({part: self._request[part] for part in ("code", "tests")}, file)
+        parts = {part: self._request[part] for part in ("code", "tests")}
+        for descriptor, text in ((token_write, token.decode()), (program, json.dumps(parts))):
+            with contextlib.suppress(BrokenPipeError), os.fdopen(descriptor, "w") as file:  # a fault is read below
+                file.write(text)
         complaint = os.read(fault, 4096)
         os.close(fault)
         if complaint:
