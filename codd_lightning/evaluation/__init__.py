@@ -17,6 +17,7 @@ from codd_lightning.evaluation.rows import Row, decoder_label, row, tag, write_r
 from codd_lightning.evaluation.samples import Sample, SampleFolder, write_samples
 from codd_lightning.evaluation.subtasks import subtask_rows
 from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, render
+from codd_lightning.sandbox import run_python
 
 __all__ = [
     "FewStepEvaluation",
@@ -37,6 +38,7 @@ __all__ = [
     "likelihood_table",
     "render",
     "row",
+    "run_python",
     "setting_of",
     "subtask_rows",
     "tag",

@@ -14,8 +14,8 @@ import yaml
 from codd_lightning.errors import UserError
 from codd_lightning.tasks.answers import Answer
 from codd_lightning.tasks.base import Example, Grade
-from codd_lightning.tasks.files import read_jsonl
 from codd_lightning.tasks.parallelbench_rules import RULES, Problem, exact_digits, exact_list, grade
+from codd_lightning.tasks.records import read_jsonl
 
 CONFIG = "task_config.yaml"
 # What the text tasks are graded by: a grammar checker and models of their own, which are not part of this project.
@@ -132,7 +132,8 @@ def _chosen(name: str, there: Mapping[str, Subtask]) -> Subtask:
 
 def _examples(subtask: Subtask) -> list[Example]:
     examples = []
-    for place, row in read_jsonl(subtask.rows):
+    for record in read_jsonl(subtask.rows):
+        place, row = record.place, record.values
         if not isinstance(row, dict):
             raise UserError(f"{place}: not a JSON object")
         start = _field(row, "input", dict, place)

@@ -81,9 +81,15 @@ class FileTask:
     test: str | None = None
     repo: str | None = None
     name: str | None = None
+    reader: str = "pair"
     prompt_field: str = "prompt"
     response_field: str = "response"
     remove: str | None = None
+    grader: str = "number"
+    grader_options: dict[str, Any] = field(default_factory=dict)
+    part_field: str | None = None
+    parts: dict[str, list[int]] = field(default_factory=dict)
+    allow_overlap: bool = False
 
 
 @dataclass
