@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from codd_lightning.cli.compose import compose_experiment, without_effect
 from codd_lightning.cli.console import log_to
 from codd_lightning.cli.manifest import Manifest, fingerprint
-from codd_lightning.cli.measure import count_parameters, measure, say
+from codd_lightning.cli.measure import count_parameters, measure, say, warn_of_dropped
 from codd_lightning.cli.processes import Processes, launch
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.train import print_keys
@@ -58,6 +58,7 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
         log_to(folder.log_file)
         for option in without_effect(config):
             log.warning("%s has no effect here", option)
+        warn_of_dropped(experiment, ["test"])
         if run is None:
             manifest = Manifest(folder, config)
             manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})

@@ -87,6 +87,19 @@ def count_parameters(experiment: Experiment) -> dict[str, int]:
     return {name: 0 if part is None else sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
+def warn_of_dropped(experiment: Experiment, splits: Sequence[str]) -> None:
+    """Says how many problems are not there because they are too long: a benchmark is another without them."""
+    for split in splits:
+        dataset = experiment.data.dataset(split)
+        if dataset.dropped:
+            log.warning(
+                "%d of %d %s problems are longer than data.max_prompt_tokens=%d and data.max_response_tokens=%d, "
+                "and left out",
+                *(dataset.dropped, dataset.dropped + len(dataset), split),
+                *(experiment.data.max_prompt_tokens, experiment.data.max_response_tokens),
+            )
+
+
 def say(rows: Sequence[Row]) -> None:
     """Shows what was measured."""
     if any("mask_ratio" in measured for measured in rows):

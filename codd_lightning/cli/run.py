@@ -18,12 +18,13 @@ from codd_lightning.cli.compose import without_effect
 from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import Manifest, fingerprint
-from codd_lightning.cli.measure import count_parameters, measure, say
+from codd_lightning.cli.measure import count_parameters, measure, say, warn_of_dropped
 from codd_lightning.cli.model_card import circuit_card
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.run_folder import RunFolder, write_text
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import Row, row, write_results
+from codd_lightning.tasks import SPLITS
 
 log = logging.getLogger("codd_lightning")
 
@@ -38,6 +39,7 @@ def run(config: DictConfig) -> Path:
     log_to(folder.log_file)
     for option in without_effect(config):
         log.warning("%s has no effect here", option)
+    warn_of_dropped(experiment, SPLITS)
     manifest = Manifest(folder, config)
     manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})
     try:

@@ -35,8 +35,9 @@ class Template:
 
     def encode(self, example: Example, tokenizer: Any) -> list[int]:
         """Token ids of a problem, and of the worked examples before it, each put alike."""
-        turns = [(self._put(asked), answered) for asked, answered in example.turns]
-        return encode_prompt(self._put(example.prompt), tokenizer, turns, self.system, self.chat)
+        turns = [(self.put(asked), answered) for asked, answered in example.turns]
+        return encode_prompt(self.put(example.prompt), tokenizer, turns, self.system, self.chat)
 
-    def _put(self, prompt: str) -> str:
+    def put(self, prompt: str) -> str:
+        """The text of a problem."""
         return self.text.replace(PLACE, prompt)

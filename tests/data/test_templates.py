@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.data import TaskDataModule, Template
 from codd_lightning.errors import UserError
 from codd_lightning.tasks import Example
@@ -90,3 +91,14 @@ def test_training_and_evaluation_may_use_different_templates(
     assert tokens(dataset.prompt(0, "plain")) == ["w5"]
     with pytest.raises(UserError, match=r"data.template=shrill is not one of plain, short, long"):
         dataset.prompt(0, "shrill")
+
+
+@pytest.mark.parametrize("data", ["gsm8k", "math", "math500", "mbpp", "gpqa"])
+def test_every_benchmark_has_three_templates_that_make_three_prompts(
+    data: str,
+) -> None:
+    config = compose_experiment("smoke", [f"data={data}"])
+    templates = [Template(), *(Template(**options) for options in config.data.templates.values())]
+    texts = {template.put("How many?") for template in templates}
+    assert len(texts) == len(templates) >= 3
+    assert all("How many?" in text for text in texts)
