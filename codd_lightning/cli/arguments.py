@@ -22,6 +22,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     commands.add_parser("train", parents=[train_arguments()], help="run an experiment", add_help=False)
 
+    commands.add_parser(
+        "cache", parents=[cache_arguments()], help="keep the backbone's evidence for training", add_help=False
+    )
+
     generate = commands.add_parser(
         "generate",
         help="decode prompts, with and without a circuit",
@@ -67,11 +71,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def train_arguments() -> argparse.ArgumentParser:
     """What `codd train` takes; apart from the rest because only a parser without commands reads `a=1 -m b=2`."""
-    parser = argparse.ArgumentParser(prog="codd train", add_help=False)
+    parser = _experiment_arguments("codd train")
+    parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b,c")
+    return parser
+
+
+def cache_arguments() -> argparse.ArgumentParser:
+    """What `codd cache` takes."""
+    return _experiment_arguments("codd cache")
+
+
+def _experiment_arguments(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, add_help=False)
     parser.add_argument(
         "experiment", nargs="?", metavar="EXPERIMENT", help="a name in experiments/ or a path to a YAML"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to its configuration")
-    parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b,c")
     parser.add_argument("-h", "--help", action="store_true", help="list the experiment's groups and keys")
     return parser

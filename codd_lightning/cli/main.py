@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from codd_lightning.cli.arguments import build_parser, train_arguments
+from codd_lightning.cli.arguments import build_parser, cache_arguments, train_arguments
 from codd_lightning.cli.failure import report_error
 
 
@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
         args = train_arguments().parse_intermixed_args(arguments[1:], argparse.Namespace(command="train"))
+    elif arguments[:1] == ["cache"]:
+        args = cache_arguments().parse_intermixed_args(arguments[1:], argparse.Namespace(command="cache"))
     else:
         args = build_parser().parse_args(arguments)
     try:
@@ -38,6 +40,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from codd_lightning.cli.train import train_command
 
         return train_command(args)
+    if args.command == "cache":
+        from codd_lightning.cli.cache import cache_command
+
+        return cache_command(args)
     if args.command in ("import", "export"):
         from codd_lightning.cli.circuit_files import export_command, import_command
 

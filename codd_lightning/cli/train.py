@@ -20,7 +20,7 @@ def train_command(args: argparse.Namespace) -> int:
         raise UserError("codd train needs an EXPERIMENT: a name in experiments/ or a path; try codd train quickstart")
     config = compose_experiment(args.experiment, [] if args.multirun else args.overrides)
     if args.help:
-        _print_keys(args.experiment, config)
+        print_keys("train", args.experiment, config)
         return 0
     if args.multirun:
         return run_grid(args.experiment, args.overrides)
@@ -28,8 +28,9 @@ def train_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_keys(experiment: str, config: DictConfig) -> None:
-    print(f"codd train {experiment} [key=value ...]\n\nkeys and their values in this experiment:")
+def print_keys(command: str, experiment: str, config: DictConfig) -> None:
+    """The keys of an experiment with their values, and the groups: the help of a command that takes one."""
+    print(f"codd {command} {experiment} [key=value ...]\n\nkeys and their values in this experiment:")
     for key in keys_of(config):
         value = OmegaConf.select(config, key)
         if not OmegaConf.is_dict(value):

@@ -1,7 +1,8 @@
 """LightningModules: a backbone, alone or with a circuit, under a training objective."""
 
 from codd_lightning.modules.backbone_module import BackboneModule
-from codd_lightning.modules.blocks import Blocks, clean_blocks, conditional_log_likelihood, scored_blocks
+from codd_lightning.modules.blocks import clean_blocks, conditional_log_likelihood, scored_blocks
+from codd_lightning.modules.caching import write_evidence
 from codd_lightning.modules.circuit_module import CircuitModule
 from codd_lightning.modules.initialization import Initialization
 from codd_lightning.modules.noise import Noise
@@ -19,7 +20,6 @@ __all__ = [
     "AdamW",
     "AnemoneEM",
     "BackboneModule",
-    "Blocks",
     "CircuitModule",
     "CountingRecipe",
     "ExpectationMaximization",
@@ -31,4 +31,5 @@ __all__ = [
     "clean_blocks",
     "conditional_log_likelihood",
     "scored_blocks",
+    "write_evidence",
 ]

@@ -1,0 +1,151 @@
+"""`codd cache`: the frozen backbone is run once, and its evidence kept for training."""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from tqdm.auto import tqdm
+
+from codd_lightning.cli.arguments import cache_arguments
+from codd_lightning.cli.build import Experiment, build
+from codd_lightning.cli.cache_settings import decoding_callbacks, new_cache, require_cacheable
+from codd_lightning.cli.compose import compose_experiment
+from codd_lightning.cli.console import quiet_libraries
+from codd_lightning.cli.feasible import require_feasible
+from codd_lightning.cli.manifest import fingerprint
+from codd_lightning.cli.train import print_keys
+from codd_lightning.data import CacheFolder
+from codd_lightning.errors import UserError
+from codd_lightning.modules import write_evidence
+
+# Where a process finds its number and how many there are: torchrun's names, and SLURM's.
+RANKS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+LOWER_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def cache_command(args: argparse.Namespace) -> int:
+    """The command: writes a cache, or its own share of one."""
+    if args.experiment is None and args.help:
+        cache_arguments().print_help()
+        return 0
+    if args.experiment is None:
+        raise UserError("codd cache needs an EXPERIMENT: a name in experiments/ or a path; try codd cache smoke")
+    config = compose_experiment(args.experiment, args.overrides)
+    if args.help:
+        print_keys("cache", args.experiment, config)
+        return 0
+    require_cacheable(config)
+    quiet_libraries()
+    given = config.cache.path
+    config.cache.path = None  # what is written here is not read
+    experiment = build(config)
+    config.cache.path = given
+    require_feasible(config, experiment)
+    if config.cache.top_k is not None and config.cache.top_k > experiment.backbone.vocab_size:
+        raise UserError(
+            f"cache.top_k={config.cache.top_k} is more than the vocabulary of {experiment.backbone.vocab_size}: "
+            "use cache.top_k=null to keep all of it"
+        )
+    rank, world_size, local_rank = processes()
+    others: list[subprocess.Popen[bytes]] = []
+    folder = new_cache(config, experiment.data, fingerprint(experiment.backbone))
+    folder.start()
+    if world_size == 1 and config.trainer.devices > 1:
+        world_size = config.trainer.devices
+        others = [_start(args, number, world_size) for number in range(1, world_size)]
+    try:
+        _write(config, experiment, folder, rank, world_size, local_rank)
+        statuses = [other.wait() for other in others]
+    finally:
+        for other in others:
+            other.terminate()
+    done = folder.finish()
+    if done and rank == 0:
+        _say_goodbye(config, args, folder)
+    return max([0, *(abs(status) for status in statuses)])
+
+
+def processes() -> tuple[int, int, int]:
+    """Number of this process, how many there are, and its number on this machine, as torchrun or SLURM says.
+
+    Raises:
+        UserError: what the environment says is no number, or not one of the processes.
+    """
+    for names in RANKS:
+        if names[0] not in os.environ or names[1] not in os.environ:
+            continue
+        values = [os.environ.get(name, "0") for name in names]
+        said = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+        if not all(value.isdecimal() for value in values) or int(values[0]) >= int(values[1]):
+            raise UserError(f"{said} in the environment name no process: unset them, or start with torchrun or srun")
+        return int(values[0]), int(values[1]), int(values[2])
+    return 0, 1, 0
+
+
+def _start(args: argparse.Namespace, number: int, world_size: int) -> "subprocess.Popen[bytes]":
+    """Another process of the same command on this machine."""
+    command = [sys.executable, "-m", "codd_lightning.cli.main", "cache", args.experiment, *args.overrides]
+    place = {"RANK": str(number), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(number)}
+    return subprocess.Popen(command, env={**os.environ, **place})
+
+
+def _write(
+    config: DictConfig, experiment: Experiment, folder: CacheFolder, rank: int, world_size: int, local_rank: int
+) -> None:
+    """This process's shards, with a line that tells how far it is."""
+    options = config.trainer
+    device = "cpu"
+    if options.accelerator == "gpu":
+        device = f"cuda:{local_rank % torch.cuda.device_count()}"
+    threads = options.num_threads or max(torch.get_num_threads() // config.trainer.devices, 1)
+    torch.set_num_threads(threads)
+    mine = folder.shards[rank::world_size]
+    there = sum(shard.stop - shard.start for shard in mine if folder.holds(shard))
+    total = sum(shard.stop - shard.start for shard in mine)
+    shown = options.progress_bar and rank == 0
+    if rank == 0:
+        print(f"{folder.path}: {len(folder.shards)} shards, {sum(map(folder.holds, folder.shards))} of them there")
+    # the mean speed of this start, not of the last moment, gives the time left
+    with tqdm(total=total, initial=there, unit="example", smoothing=0, disable=not shown, desc="evidence") as bar:
+        write_evidence(
+            folder,
+            experiment.backbone.to(device).eval(),
+            experiment.data,
+            experiment.noise,
+            top_k=config.cache.top_k,
+            dtype=config.cache.dtype,
+            hidden=config.cache.hidden,
+            rank=rank,
+            world_size=world_size,
+            precision=_precision(options.precision, device),
+            progress=bar.update,
+        )
+
+
+def _precision(name: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """The context that the trainer would run the backbone in."""
+    if name not in LOWER_PRECISION:
+        return nullcontext
+    return partial(torch.autocast, torch.device(device).type, LOWER_PRECISION[name])
+
+
+def _say_goodbye(config: DictConfig, args: argparse.Namespace, folder: CacheFolder) -> None:
+    shards = folder.index().values()
+    size, rows = sum(shard["bytes"] for shard in shards), sum(shard["rows"] for shard in shards)
+    print(f"{folder.path}: complete, {rows:,} blocks, {size / 2**20:,.1f} MiB")
+    print(f"next:\n  {shlex.join(_training(config, args.experiment, args.overrides, folder))}")
+
+
+def _training(config: DictConfig, experiment: str, overrides: Sequence[str], folder: CacheFolder) -> list[str]:
+    """The command that trains from a cache."""
+    kept = [override for override in overrides if not override.startswith("cache.path=")]
+    without = ["callbacks=none"] if decoding_callbacks(config) else []
+    return ["codd", "train", experiment, *kept, *without, f"cache.path={folder.path}"]
