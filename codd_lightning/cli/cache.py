@@ -54,6 +54,10 @@ def cache_command(args: argparse.Namespace) -> int:
             f"cache.top_k={config.cache.top_k} is more than the vocabulary of {experiment.backbone.vocab_size}: "
             "use cache.top_k=null to keep all of it"
         )
+    if config.cache.hidden is not None and not hasattr(experiment.backbone, "predict"):
+        raise UserError(
+            f"cache.hidden={config.cache.hidden}: this backbone gives no hidden states; use cache.hidden=null"
+        )
     rank, world_size, local_rank = processes()
     others: list[subprocess.Popen[bytes]] = []
     folder = new_cache(config, experiment.data, fingerprint(experiment.backbone))

@@ -52,8 +52,8 @@ def require_feasible(config: DictConfig, experiment: Experiment) -> None:
             raise UserError("initialization: there is no circuit to train here")
         if experiment.cache is not None and experiment.initialization.asks_backbone:
             raise UserError(
-                f"initialization (kind={config.initialization.kind}, restarts={config.initialization.restarts}) asks the "
-                "backbone, which stays out of memory in training from a cache: leave cache.path out, or use "
+                f"initialization (kind={config.initialization.kind}, restarts={config.initialization.restarts}) asks "
+                "the backbone, which stays out of memory in training from a cache: leave cache.path out, or use "
                 "kind=random or uniform with restarts=1"
             )
         if config.circuit._target_ == PRETRAINED:

@@ -182,7 +182,10 @@ class CacheFolder:
         for shard in self.shards:
             rows = sum(len(batch) for batch in self._batches(shard))
             index[shard.name] = {"rows": rows, "bytes": self._file(shard).stat().st_size}
-        _write_json(self.path / INDEX, {"shards": index})
+        try:
+            _write_json(self.path / INDEX, {"shards": index})
+        except OSError as error:
+            raise UserError(f"{self.path / INDEX} could not be written: {error.strerror}") from None
         for left in self.path.glob(".*.partial"):  # of processes that were killed
             left.unlink(missing_ok=True)
         return True
