@@ -43,7 +43,7 @@ def _samples(file: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if length <= file.stat().st_size else None
+            header = json.loads(stream.read(length if length <= file.stat().st_size else 0))
             for name, entry in header.items():
                 if name == "__metadata__":
                     continue

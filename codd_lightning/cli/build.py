@@ -76,8 +76,10 @@ def _backbone(config: DictConfig, task: Task, weights: bool) -> Backbone:
     options = config.backbone
     if not weights and "device" in options:
         options = OmegaConf.merge(options, {"device": "meta"})  # none are read
-    backbone = make(options, BackboneLike, "backbone", texts=_texts(config, task), seed=config.seed, task=task)
-    return backbone if weights or not isinstance(backbone, torch.nn.Module) else backbone.to("meta")
+    backbone: Backbone = make(
+        options, BackboneLike, "backbone", texts=_texts(config, task), seed=config.seed, task=task
+    )
+    return backbone if weights else backbone.to("meta")
 
 
 def _circuit(config: DictConfig, backbone: Backbone) -> Circuit:

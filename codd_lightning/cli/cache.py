@@ -58,6 +58,10 @@ def cache_command(args: argparse.Namespace) -> int:
         raise UserError(
             f"cache.hidden={config.cache.hidden}: this backbone gives no hidden states; use cache.hidden=null"
         )
+    if config.cache.hidden is not None and not hasattr(experiment.backbone, "predict"):
+        raise UserError(
+            f"cache.hidden={config.cache.hidden}: this backbone gives no hidden states; use cache.hidden=null"
+        )
     rank, world_size, local_rank = processes()
     others: list[subprocess.Popen[bytes]] = []
     folder = new_cache(config, experiment.data, fingerprint(experiment.backbone))

@@ -119,18 +119,33 @@ def test_a_backbone_without_weights_knows_its_tokens() -> None:
     }
 
 
-@pytest.mark.parametrize("overrides", [["backbone=llama_scratch"], ["backbone=exact", "data=lists"]])
-def test_backbones_without_files_are_cached_too(overrides: list[str], tmp_path: Path) -> None:
-    given = [
-        *SMALL,
-        *overrides,
-        "evaluation.decoders=[]",
-        "data.block_length=8",
-        "data.max_response_tokens=64",
-        f"cache.path={tmp_path / 'cache'}",
-    ]
-    assert main(["cache", "smoke", *given]) == 0
-    assert main(["train", "smoke", *given, ALONE, f"output_dir={tmp_path / 'run'}"]) == 0
+LISTS = [
+    "data.train_size=48",
+    "data.validation_size=16",
+    "data.test_size=16",
+    "data.batch_size=16",
+    "circuit.num_states=4",
+    "trainer.max_epochs=2",
+    "trainer.progress_bar=false",
+    "evaluation.examples=4",
+    "evaluation.likelihood_examples=16",
+]
+
+
+@pytest.mark.parametrize("backbone", ["llama_scratch", "exact"])
+def test_backbones_without_files_are_cached_too(backbone: str, tmp_path: Path) -> None:
+    given = [*LISTS, f"backbone={backbone}", f"cache.path={tmp_path / 'cache'}", "evaluation.barrier_examples=0"]
+    assert main(["cache", "known_barrier", *given]) == 0
+    assert main(["train", "known_barrier", *given, f"output_dir={tmp_path / 'run'}"]) == 0
+
+
+def test_hidden_states_of_a_backbone_without_any_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "cache"
+    assert main(["cache", "known_barrier", *LISTS, "cache.hidden=float16", f"cache.path={folder}"]) == 2
+    assert "cache.hidden=float16: this backbone gives no hidden states" in capsys.readouterr().err
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -203,10 +218,8 @@ def test_another_backbone_of_the_same_shape_is_told_by_its_files(
         (["circuit=none", "objective=masked_diffusion"], "circuit=none"),
         (["cache.paths=x"], "did you mean cache.path"),
         (["data.batch_size=1000"], "data.batch_size=1000"),
-        (["backbone=exact", "data=lists", "data.max_response_tokens=64", "evaluation.decoders=[]", "cache.hidden=float16"],
-         "hidden states"),
     ],
-)  # fmt: skip
+)
 def test_what_the_user_can_mend_is_one_line(
     overrides: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
