@@ -16,7 +16,7 @@ from codd_lightning.circuits import Circuit, most_states
 from codd_lightning.cli.cache_settings import open_cache
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.data import CachedDataModule, TaskDataModule
-from codd_lightning.decoding import DecodingConfig
+from codd_lightning.decoding import DecodingConfig, require_fit
 from codd_lightning.errors import UserError
 from codd_lightning.modules import Initialization, Noise, Schedule
 from codd_lightning.tasks import SPLITS, Task
@@ -53,6 +53,8 @@ def build(config: DictConfig) -> Experiment:
     circuit = None
     if config.circuit._target_ is not None:
         circuit = _circuit(config, backbone)
+    if circuit is not None and cache is not None:  # the module, which sees no backbone, cannot tell
+        require_fit(backbone, circuit, config.data.block_length)
     noise = Noise(config.objective.canvas, config.data.block_length, config.objective.fully_masked, config.seed)
     optimizer = make(config.optimizer, Schedule, "optimizer")
     parts: dict[str, Any] = {"backbone": backbone if cache is None else None, "noise": noise, "optimizer": optimizer}

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from codd_lightning.backbones import files_digest, load_backbone
 from codd_lightning.backbones.loading import BUNDLED
+from codd_lightning.circuits import HMM, save_circuit
 from codd_lightning.cli.cache import processes
 from codd_lightning.cli.main import main
 from codd_lightning.errors import UserError
@@ -187,6 +188,15 @@ def test_a_cache_that_does_not_fit_is_refused_by_the_name_of_what_differs(
 def test_callbacks_that_decode_are_refused(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "smoke", *SMALL, f"cache.path={cache}", f"output_dir={tmp_path / 'run'}"]) == 2
     assert "callbacks.few_step_reasoning decodes with the backbone" in capsys.readouterr().err
+
+
+def test_a_circuit_of_another_vocabulary_is_refused(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_circuit(HMM(2, 7, 32), tmp_path / "circuit")
+    command = ["train", "smoke", *SMALL, ALONE, f"cache.path={cache}", f"output_dir={tmp_path / 'run'}"]
+    assert main([*command, "circuit=pretrained", f"circuit.path_or_repo={tmp_path / 'circuit'}"]) == 2
+    assert "the circuit is over 7 tokens" in capsys.readouterr().err
 
 
 def test_another_backbone_of_the_same_shape_is_told_by_its_files(
