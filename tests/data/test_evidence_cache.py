@@ -300,7 +300,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     assert sorted(files(folder)) == ["settings.json", folder.shards[0].name]
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "foreign"])
+@pytest.mark.parametrize("damage", ["missing", "short", "fewer batches", "foreign"])
 def test_a_damaged_shard_is_named(damage: str, setup: Setup, tmp_path: Path) -> None:
     folder = written(setup, tmp_path / "cache")
     shard = folder.path / folder.shards[3].name
@@ -309,6 +309,11 @@ def test_a_damaged_shard_is_named(damage: str, setup: Setup, tmp_path: Path) -> 
         shard.unlink()
     elif damage == "short":
         os.truncate(shard, size // 2)
+    elif damage == "fewer batches":
+        with pa.ipc.open_stream(shard.read_bytes()) as stream:
+            first = stream.read_next_batch()
+        with pa.ipc.new_stream(shard, first.schema) as writer:
+            writer.write_batch(first)
     else:
         shard.write_bytes(b"\0" * size)
     with pytest.raises(UserError, match=f"{shard.name}.*codd cache") as refusal:
