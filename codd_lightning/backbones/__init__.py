@@ -9,6 +9,7 @@ from codd_lightning.backbones.backbone import (
     device_of,
 )
 from codd_lightning.backbones.exact import ExactBackbone, exact_backbone
+from codd_lightning.backbones.identity import files_digest
 from codd_lightning.backbones.key_values import KeyValues
 from codd_lightning.backbones.loading import load_backbone
 from codd_lightning.backbones.scratch import new_backbone, save_backbone
@@ -25,6 +26,7 @@ __all__ = [
     "device_of",
     "encode_prompt",
     "exact_backbone",
+    "files_digest",
     "load_backbone",
     "new_backbone",
     "save_backbone",

@@ -16,7 +16,7 @@ from codd_lightning.errors import UserError
 BUNDLED = {"codd_tiny": Path(__file__).parent / "codd_tiny"}
 KERNELS = ("sdpa", "eager")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
 def load_backbone(
@@ -30,7 +30,7 @@ def load_backbone(
     Args:
         path_or_repo: "codd_tiny" (bundled), a folder, or a Hub id.
         dtype: of the weights; "auto" is bfloat16 where the hardware multiplies it natively, else float32.
-        device: where they go.
+        device: where they go; "meta" reads none: a backbone that knows its tokens and shape, and predicts nothing.
         attention: the kernel, "sdpa" or "eager".
 
     Raises:
@@ -49,7 +49,8 @@ def load_backbone(
             f"{folder}: model_type {original.get('model_type')!r} is not one of {', '.join(sorted(FAMILIES))}"
         )
     tokenizer = _load_tokenizer(folder, family)
-    model = _load_model(folder, family, original, torch_dtype, attention)
+    without_weights = torch.device(device).type == "meta"
+    model = _load_model(folder, family, original, torch_dtype, attention, without_weights)
     backbone = Backbone(
         torch.nn.Module.to(model, device),
         mask_token_id=_mask_token_id(folder, original, tokenizer),
@@ -63,7 +64,8 @@ def load_backbone(
         raise UserError(
             f"{folder}: mask_token_id {backbone.mask_token_id} has no embedding: there are {backbone.vocab_size}"
         )
-    require_bidirectional(backbone)
+    if not without_weights:
+        require_bidirectional(backbone)
     return backbone
 
 
@@ -81,7 +83,7 @@ def locate(path_or_repo: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
+        return Path(snapshot_download(name, allow_patterns=FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"there is no backbone folder at {path}, and the Hub did not give {name} ({type(error).__name__})"
@@ -130,7 +132,12 @@ def _resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtyp
 
 
 def _load_model(
-    folder: Path, family: Family, original: dict[str, Any], dtype: torch.dtype, attention: str
+    folder: Path,
+    family: Family,
+    original: dict[str, Any],
+    dtype: torch.dtype,
+    attention: str,
+    without_weights: bool,
 ) -> transformers.PreTrainedModel:
     model_class = getattr(transformers, family.model_class)
     try:
@@ -145,6 +152,9 @@ def _load_model(
         raise UserError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from None
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no safetensors weights")
+    if without_weights:
+        with torch.device("meta"):
+            return model_class(config)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()  # what does not fit is reported below

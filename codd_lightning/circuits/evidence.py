@@ -150,6 +150,12 @@ class Evidence:
         chosen: dict[str, Any] = {k: v[index] if isinstance(v, Tensor) else v for k, v in values.items()}
         return Evidence(**chosen)
 
+    def to(self, device: torch.device | str) -> "Evidence":
+        """The evidence on a device."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
+        return Evidence(**moved)
+
     def clamp(self, tokens: Tensor, where: Tensor) -> "Evidence":
         """The same evidence with `tokens` known at `where`, both `(B, L)`; absent positions stay absent."""
         if self.absent is not None:

@@ -16,6 +16,7 @@ Start here:
 # Commands that take an experiment, composed alike.
 EXPERIMENT_COMMANDS = {
     "train": "run an experiment",
+    "cache": "keep the frozen backbone's evidence, to train circuits without it",
     "evaluate": "measure what is trained already",
     "tune": "choose γ and τ of the coupled decoders on held-out data",
 }

@@ -1,5 +1,6 @@
 """From a composed configuration to the objects of a run."""
 
+import dataclasses
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -12,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, most_states
+from codd_lightning.cli.cache_settings import open_cache
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.configs.schema.data import Data
-from codd_lightning.data import TaskDataModule, Template
-from codd_lightning.decoding import DecodingConfig
+from codd_lightning.data import CachedDataModule, TaskDataModule, Template
+from codd_lightning.decoding import DecodingConfig, require_fit
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.modules import Initialization, Noise, Schedule
@@ -27,12 +29,13 @@ DATA_OPTIONS = {option.name for option in fields(Data)}
 
 @dataclass(frozen=True)
 class Experiment:
-    """The objects of one run."""
+    """The objects of one run; with a cache, the backbone is without weights until `with_weights` gives them."""
 
     task: Task
     backbone: Backbone
     circuit: Circuit | None
     data: TaskDataModule
+    cache: CachedDataModule | None
     noise: Noise
     module: L.LightningModule
     decoders: list[DecodingConfig]
@@ -47,23 +50,44 @@ def build(config: DictConfig) -> Experiment:
         UserError: values do not fit together.
     """
     task = make_task(config)
-    backbone = make(config.backbone, BackboneLike, "backbone", texts=_texts(config, task), seed=config.seed, task=task)
+    backbone = _backbone(config, task, weights=config.cache.path is None)
     if not backbone.eos_token_ids:
         raise UserError("the backbone names no end-of-sequence token, so responses could not end")
     data = make_data(config, task, backbone)
+    cache = None if config.cache.path is None else open_cache(config, data)
     circuit = None
     if config.circuit._target_ is not None:
         circuit = _circuit(config, backbone)
+    if circuit is not None and cache is not None:  # the module, which sees no backbone, cannot tell
+        require_fit(backbone, circuit, config.data.block_length)
     noise = Noise(config.objective.canvas, config.data.block_length, config.objective.fully_masked, config.seed)
     optimizer = make(config.optimizer, Schedule, "optimizer")
-    parts: dict[str, Any] = {"backbone": backbone, "noise": noise, "optimizer": optimizer}
+    parts: dict[str, Any] = {"backbone": backbone if cache is None else None, "noise": noise, "optimizer": optimizer}
     if circuit is not None:
         parts["circuit"] = circuit
     module = make(config.objective, L.LightningModule, "objective", **parts)
     decoders = [decoding_config(config, decoder, circuit) for decoder in config.evaluation.decoders]
     initialization = make(config.initialization, Initialization, "initialization")
     callbacks = _callbacks(config, circuit)
-    return Experiment(task, backbone, circuit, data, noise, module, decoders, callbacks, initialization)
+    return Experiment(task, backbone, circuit, data, cache, noise, module, decoders, callbacks, initialization)
+
+
+def with_weights(config: DictConfig, experiment: Experiment) -> Experiment:
+    """The same with the backbone's weights in memory: what is measured after training from a cache needs them."""
+    if experiment.cache is None:
+        return experiment
+    return dataclasses.replace(experiment, backbone=_backbone(config, experiment.task, weights=True))
+
+
+def _backbone(config: DictConfig, task: Task, weights: bool) -> Backbone:
+    """The backbone; without weights it still knows its tokens, its tokenizer and its shape."""
+    options = config.backbone
+    if not weights and "device" in options:
+        options = OmegaConf.merge(options, {"device": "meta"})  # none are read
+    backbone: Backbone = make(
+        options, BackboneLike, "backbone", texts=_texts(config, task), seed=config.seed, task=task
+    )
+    return backbone if weights else backbone.to("meta")
 
 
 def _circuit(config: DictConfig, backbone: Backbone) -> Circuit:

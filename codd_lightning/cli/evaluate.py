@@ -25,6 +25,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
     if args.experiment is None:
         raise UserError("codd evaluate needs an EXPERIMENT: a name in experiments/ or a path")
     processes = Processes.of_environment()
+    processes.connect()
     try:
         config = compose_experiment(args.experiment, args.overrides)
         if args.help:

@@ -51,6 +51,12 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
     if not experiment.initialization.leaves_as_made:
         if experiment.circuit is None or not any(p.requires_grad for p in experiment.circuit.parameters()):
             raise UserError("initialization: there is no circuit to train here")
+        if experiment.cache is not None and experiment.initialization.asks_backbone:
+            raise UserError(
+                f"initialization (kind={config.initialization.kind}, restarts={config.initialization.restarts}) asks "
+                "the backbone, which stays out of memory in training from a cache: leave cache.path out, or use "
+                "kind=random or uniform with restarts=1"
+            )
         if config.circuit._target_ == PRETRAINED:
             raise UserError("initialization would replace what circuit=pretrained has learnt: leave one of them out")
     if experiment.circuit is not None and not hasattr(experiment.module, "circuit"):

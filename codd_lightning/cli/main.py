@@ -47,6 +47,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from codd_lightning.cli.tune import tune_command
 
         return tune_command(args)
+    if args.command == "cache":
+        from codd_lightning.cli.cache import cache_command
+
+        return cache_command(args)
     if args.command in ("import", "export"):
         from codd_lightning.cli.circuit_files import export_command, import_command
 

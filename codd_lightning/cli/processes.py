@@ -13,13 +13,17 @@ from typing import TypeVar
 
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from codd_lightning.errors import UserError
 
 # A rank may wait as long as the slowest one works.
 PATIENCE = timedelta(days=7)
 Made = TypeVar("Made")
+
+
+# Where a process finds its number, its number on this machine, and how many there are: torchrun's names, and SLURM's.
+RANKS = (("RANK", "LOCAL_RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"))
+LAUNCHED = "CODD_LAUNCHED"  # in the environment of processes that `launch` started
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,32 @@ class Processes:
 
     @classmethod
     def of_environment(cls) -> "Processes":
-        """What torchrun or srun says of this process, connected to the others; alone where neither started it."""
-        if TorchElasticEnvironment.detect():
-            found = cls(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]))
-        elif SLURMEnvironment.detect():
+        """What torchrun or srun says of this process; alone where neither started it.
+
+        Raises:
+            UserError: what the environment says is no number, or not one of the processes.
+        """
+        for names in RANKS:
+            if names[0] not in os.environ or names[2] not in os.environ:
+                continue
+            values = [os.environ.get(name, "0") for name in names]
+            said = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+            if not all(value.isdecimal() for value in values) or int(values[0]) >= int(values[2]):
+                raise UserError(
+                    f"{said} in the environment name no process: unset them, or start with torchrun or srun"
+                )
+            return cls(*map(int, values))
+        return cls()
+
+    def connect(self) -> None:
+        """Makes the group in which `first` and `wait` speak; under SLURM it meets on the first node of the job."""
+        if self.size == 1:
+            return
+        if "MASTER_ADDR" not in os.environ:
             slurm = SLURMEnvironment(auto_requeue=False)
-            found = cls(slurm.global_rank(), slurm.local_rank(), slurm.world_size())
             os.environ["MASTER_ADDR"] = slurm.resolve_root_node_address(os.environ["SLURM_NODELIST"])
             os.environ["MASTER_PORT"] = str(slurm.main_port)
-        else:
-            return cls()
-        if found.size > 1:
-            dist.init_process_group("gloo", rank=found.rank, world_size=found.size, timeout=PATIENCE)
-        return found
+        dist.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=PATIENCE)
 
     def first(self, prepare: Callable[[], Made]) -> Made:
         """What the first process prepares, on all; what it refuses, all refuse.
@@ -111,3 +128,8 @@ def launch(count: int, arguments: Sequence[str]) -> int:
                 process.send_signal(signal.SIGTERM)
         for process in started:
             process.wait()
+
+
+def started_here() -> bool:
+    """Whether `launch` of another process of this command started this one, and will speak for it."""
+    return LAUNCHED in os.environ

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from codd_lightning.backbones import save_backbone
 from codd_lightning.circuits import save_circuit
-from codd_lightning.cli.build import Experiment, build, make_trainer
+from codd_lightning.cli.build import Experiment, build, make_trainer, with_weights
 from codd_lightning.cli.checkpoints import RunCheckpoint, read_checkpoint, restore
 from codd_lightning.cli.compose import without_effect
 from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
@@ -41,7 +41,9 @@ def run(config: DictConfig) -> Path:
         log.warning("%s has no effect here", option)
     warn_of_dropped(experiment, SPLITS)
     manifest = Manifest(folder, config)
-    manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})
+    cache = experiment.cache
+    weights = fingerprint(experiment.backbone) if cache is None else cache.folder.backbone
+    manifest.update(fingerprints={"backbone": weights})
     try:
         _run(config, experiment, folder, manifest)
     except (KeyboardInterrupt, SystemExit):  # the latter is Lightning's answer to Ctrl-C
@@ -85,11 +87,15 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
     else:
         if folder.checkpoint is None and experiment.circuit is not None:
             experiment.initialization(experiment.circuit, experiment.backbone, experiment.data, experiment.noise)
-        trainer.fit(experiment.module, experiment.data, ckpt_path=folder.checkpoint, weights_only=True)
+        if experiment.cache is not None:
+            log.info("evidence from %s; the backbone is loaded after training, to be measured", config.cache.path)
+        batches = experiment.cache or experiment.data
+        trainer.fit(experiment.module, batches, ckpt_path=folder.checkpoint, weights_only=True)
     training_seconds = timer.time_elapsed()
     if best.best_model_path:
         restore(experiment.module, Path(best.best_model_path))
     rows = [row("training_seconds", training_seconds, training_seconds, training_seconds, 1, "s", "train")]
+    experiment = with_weights(config, experiment)
     rows += measure(config, experiment, folder.path, Processes(), discard=True)
     _export(config, experiment, folder, rows)
     write_results(

@@ -8,7 +8,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
 from codd_lightning.data.encoding import Batch, Encoded, collate, encode
-from codd_lightning.data.sampler import EpochOrder, GlobalBatches
+from codd_lightning.data.sampler import EpochOrder, GlobalBatches, StoredOrder
 from codd_lightning.data.templates import Template
 from codd_lightning.errors import UserError
 from codd_lightning.tasks import Example, Task
@@ -90,6 +90,45 @@ class EncodedDataset(Dataset[Encoded]):
 
     def __len__(self) -> int:
         return len(self._indices)
+
+
+def global_loader(
+    module: L.LightningDataModule,
+    dataset: Dataset[Any],
+    order: EpochOrder | StoredOrder,
+    batch_size: int,
+    training: bool,
+    collate_fn: Callable[[Any], Any],
+    num_workers: int,
+) -> DataLoader[Any]:
+    """A loader of this process's share of every batch.
+
+    Args:
+        module: whose trainer knows the processes.
+        dataset: what is loaded.
+        order: of its items.
+        batch_size: over all processes together.
+        training: whether a last batch that is not full is left out.
+        collate_fn: from what the dataset gives to a batch.
+        num_workers: processes that load.
+
+    Raises:
+        UserError: the batch size does not fit the processes or the training examples.
+    """
+    rank, world_size = (module.trainer.global_rank, module.trainer.world_size) if module.trainer else (0, 1)
+    if batch_size % world_size:
+        raise UserError(
+            f"data.batch_size={batch_size} is the global batch and does not divide by {world_size} processes"
+        )
+    if training and len(order) < batch_size:
+        raise UserError(f"data.batch_size={batch_size} is more than the {len(order)} examples of the train split")
+    return DataLoader(
+        dataset,
+        batch_sampler=GlobalBatches(order, batch_size, rank, world_size, drop_last=training),
+        collate_fn=collate_fn,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
 
 
 class TaskDataModule(L.LightningDataModule):
@@ -196,23 +235,8 @@ class TaskDataModule(L.LightningDataModule):
 
     def _dataloader(self, split: str, shuffle: bool) -> DataLoader[Encoded]:
         dataset = self.dataset(split)
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size % world_size:
-            raise UserError(
-                f"data.batch_size={self.batch_size} is the global batch and does not divide by {world_size} processes"
-            )
-        if shuffle and len(dataset) < self.batch_size:
-            raise UserError(
-                f"data.batch_size={self.batch_size} is more than the {len(dataset)} examples of the train split"
-            )
         order = EpochOrder(len(dataset), self.seed, shuffle)
-        return DataLoader(
-            dataset,
-            batch_sampler=GlobalBatches(order, self.batch_size, rank, world_size, drop_last=shuffle),
-            collate_fn=self.collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+        return global_loader(self, dataset, order, self.batch_size, shuffle, self.collate, self.num_workers)
 
     def _encode_prompt(self, example: Example, template: str) -> list[int]:
         return self._template(template).encode(example, self.tokenizer)

@@ -29,6 +29,30 @@ class EpochOrder(Sampler[int]):
         return self._size
 
 
+class StoredOrder(Sampler[int]):
+    """Places of an epoch's examples where several epochs are stored one after the other, each in its own order.
+
+    Args:
+        size: examples of an epoch.
+        epochs: how many are gone through, again and again.
+    """
+
+    def __init__(self, size: int, epochs: int) -> None:
+        self._size, self._epochs = size, epochs
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        start = (self._epoch % self._epochs) * self._size
+        return iter(range(start, start + self._size))
+
+    def __len__(self) -> int:
+        return self._size
+
+
 class GlobalBatches(Sampler[list[int]]):
     """Batches of `batch_size` examples over all ranks; each rank gets its share of every batch.
 
@@ -39,7 +63,9 @@ class GlobalBatches(Sampler[list[int]]):
         drop_last: leave out a last batch that is not full (so that every rank has work in training).
     """
 
-    def __init__(self, sampler: EpochOrder, batch_size: int, rank: int, world_size: int, drop_last: bool) -> None:
+    def __init__(
+        self, sampler: EpochOrder | StoredOrder, batch_size: int, rank: int, world_size: int, drop_last: bool
+    ) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
         self._rank, self._world_size, self._drop_last = rank, world_size, drop_last

@@ -8,6 +8,29 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class NoiseLevel:
+    """How much of each sample is masked: all that the weights of its loss depend on.
+
+    Attributes:
+        t: `(B,)`, noise level in (0, 1].
+        candidates: `(B,)` long, how many tokens t speaks of: each was masked with probability t.
+        scored: `(B,)` long, how many of them were masked, so that the loss counts them.
+    """
+
+    t: Tensor
+    candidates: Tensor
+    scored: Tensor
+
+    def rows(self, index: Tensor) -> "NoiseLevel":
+        """Those of some rows, any number of times each."""
+        return NoiseLevel(self.t[index], self.candidates[index], self.scored[index])
+
+    def to(self, device: torch.device | str) -> "NoiseLevel":
+        """The same on a device."""
+        return NoiseLevel(self.t.to(device), self.candidates.to(device), self.scored.to(device))
+
+
+@dataclass(frozen=True)
 class Noised:
     """A clean canvas with some response tokens masked.
 
@@ -24,6 +47,11 @@ class Noised:
     scored: Tensor
     candidates: Tensor
     t: Tensor
+
+    @property
+    def level(self) -> NoiseLevel:
+        """How much of each row is masked."""
+        return NoiseLevel(self.t, self.candidates, self.scored.sum(-1))
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from codd_lightning.modules.backbone_module import BackboneModule
 from codd_lightning.modules.blocks import (
-    Blocks,
     clean_blocks,
     conditional_log_likelihood,
     response_blocks,
     scored_blocks,
 )
+from codd_lightning.modules.caching import write_evidence
 from codd_lightning.modules.circuit_module import CircuitModule
 from codd_lightning.modules.initialization import Initialization
 from codd_lightning.modules.noise import Noise
@@ -25,7 +25,6 @@ __all__ = [
     "AdamW",
     "AnemoneEM",
     "BackboneModule",
-    "Blocks",
     "CircuitModule",
     "CountingRecipe",
     "ExpectationMaximization",
@@ -38,4 +37,5 @@ __all__ = [
     "conditional_log_likelihood",
     "response_blocks",
     "scored_blocks",
+    "write_evidence",
 ]

@@ -36,7 +36,7 @@ class BackboneModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         noised = self.noise(batch, self.backbone.mask_token_id, self.current_epoch, "training noise")
         nll, row = self._token_nll(batch, noised)  # (M,), (M,)
-        loss = (self.weight(noised)[row] * nll).sum() / len(batch)
+        loss = (self.weight(noised.level)[row] * nll).sum() / len(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         if len(nll):
             self.log("train/nll_per_masked_token", nll.detach().mean(), batch_size=len(nll))

@@ -1,36 +1,23 @@
 """From a noised batch to the blocks that a circuit covers, with their evidence."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone
 from codd_lightning.circuits import Circuit, Evidence
-from codd_lightning.data import Batch
-from codd_lightning.diffusion import Noised
+from codd_lightning.data import Batch, Blocks
+from codd_lightning.diffusion import Noised, NoiseLevel
+from codd_lightning.errors import UserError
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """The blocks of a batch in which some token is scored.
-
-    Attributes:
-        tokens: `(M, L)` long, the true tokens.
-        masked: `(M, L)` bool.
-        counted: `(M, L)` bool: masked tokens up to the response's first EOS, which measured likelihoods count.
-        evidence: of the backbone, for the M blocks.
-        row: `(M,)` long, the row of the batch that each block comes from.
-    """
-
-    tokens: Tensor
-    masked: Tensor
-    counted: Tensor
-    evidence: Evidence
-    row: Tensor
-
-
-def scored_blocks(backbone: AnyBackbone, batch: Batch, noised: Noised, block_length: int, top_k: int | None) -> Blocks:
+def scored_blocks(
+    backbone: AnyBackbone,
+    batch: Batch,
+    noised: Noised,
+    block_length: int,
+    top_k: int | None,
+    hidden: bool = False,
+) -> Blocks:
     """Runs the frozen backbone on a noised batch and takes its word as evidence.
 
     Args:
@@ -39,10 +26,20 @@ def scored_blocks(backbone: AnyBackbone, batch: Batch, noised: Noised, block_len
         noised: the same, masked.
         block_length: L; responses are whole blocks.
         top_k: tokens per position that evidence keeps, the true one always among them; None for all.
+        hidden: whether to give the backbone's hidden states as well.
+
+    Raises:
+        UserError: hidden states are asked for, and the backbone gives none.
     """
     columns = torch.arange(batch.prompt_length, batch.input_ids.shape[1], device=batch.input_ids.device)
     with torch.no_grad():
-        logits = backbone.predict(noised.canvas, columns, attention_mask=batch.attention_mask).logits
+        prediction = backbone.predict(noised.canvas, columns, attention_mask=batch.attention_mask)
+    states = None
+    if hidden:
+        if prediction.hidden is None:
+            raise UserError("this backbone gives no hidden states")
+        states = prediction.hidden
+    logits = prediction.logits
 
     def blocked(values: Tensor) -> Tensor:
         return response_blocks(batch, values, block_length)
@@ -62,7 +59,10 @@ def scored_blocks(backbone: AnyBackbone, batch: Batch, noised: Noised, block_len
     blocks_per_row = len(columns) // block_length
     row = torch.arange(len(batch), device=tokens.device).repeat_interleave(blocks_per_row)[chosen]
     counted = blocked(noised.masked & until_eos)[chosen]
-    return Blocks(tokens, blocked(noised.masked)[chosen], counted, evidence, row)
+    if states is not None:
+        states = states.reshape(-1, block_length, states.shape[-1])[chosen]
+    masked = blocked(noised.masked)[chosen]
+    return Blocks(tokens, masked, counted, evidence, row, noised.level.rows(row), len(batch), states)
 
 
 def clean_blocks(batch: Batch, block_length: int, vocab_size: int) -> Blocks:
@@ -73,7 +73,9 @@ def clean_blocks(batch: Batch, block_length: int, vocab_size: int) -> Blocks:
     nothing = Evidence.nothing_known(len(tokens), block_length, vocab_size, device=tokens.device)
     evidence = nothing.clamp(tokens, everything)
     row = torch.arange(len(batch), device=tokens.device).repeat_interleave(len(chosen) // len(batch))[chosen]
-    return Blocks(tokens, everything, everything, evidence, row)
+    size = batch.response_mask.sum(-1)
+    noise = NoiseLevel(torch.ones(len(batch), device=size.device), size, size).rows(row)
+    return Blocks(tokens, everything, everything, evidence, row, noise, len(batch))
 
 
 def response_blocks(batch: Batch, values: Tensor, block_length: int) -> Tensor:

@@ -8,17 +8,12 @@ from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
 from codd_lightning.circuits import Circuit
-from codd_lightning.data import Batch
+from codd_lightning.data import Batch, Blocks
 from codd_lightning.decoding import require_fit
-from codd_lightning.diffusion import WEIGHTS, Noised
+from codd_lightning.diffusion import WEIGHTS
 from codd_lightning.errors import UserError
 from codd_lightning.metrics import LikelihoodByMaskRatio
-from codd_lightning.modules.blocks import (
-    Blocks,
-    clean_blocks,
-    conditional_log_likelihood,
-    scored_blocks,
-)
+from codd_lightning.modules.blocks import clean_blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.counting import expected_counts
 from codd_lightning.modules.noise import Noise
 from codd_lightning.modules.optimizers import CountingRecipe, OptimizerRecipe
@@ -30,7 +25,7 @@ class CircuitModule(L.LightningModule):
     The backbone is frozen: no gradients, evaluation mode, and its weights stay out of checkpoints.
 
     Args:
-        backbone: gives the evidence.
+        backbone: gives the evidence; None where batches come as `Blocks`, with theirs (from an evidence cache).
         circuit: what is trained.
         noise: how batches are masked.
         weight: "inverse_t", "per_token" or "flat".
@@ -53,8 +48,10 @@ class CircuitModule(L.LightningModule):
         super().__init__()
         if weight not in WEIGHTS:
             raise UserError(f"objective.weight={weight} is not one of {', '.join(WEIGHTS)}")
-        self.backbone: AnyBackbone = as_backbone(backbone).requires_grad_(False).eval()
-        require_fit(self.backbone, circuit, noise.block_length)
+        self.backbone: AnyBackbone | None = None
+        if backbone is not None:
+            self.backbone = as_backbone(backbone).requires_grad_(False).eval()
+            require_fit(self.backbone, circuit, noise.block_length)
         self.circuit = circuit
         self.noise = noise
         self.weight = WEIGHTS[weight]
@@ -66,14 +63,16 @@ class CircuitModule(L.LightningModule):
 
     def train(self, mode: bool = True) -> "CircuitModule":
         super().train(mode)
-        self.backbone.eval()
+        if self.backbone is not None:
+            self.backbone.eval()
         return self
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: Batch | Blocks, batch_idx: int) -> Tensor | None:
         if self.conditional:
-            blocks, noised = self._blocks(batch, self.current_epoch, "training noise")
-            weights = self.weight(noised)[blocks.row]  # (M,)
+            blocks = self._blocks(batch, self.current_epoch, "training noise")
+            weights = self.weight(blocks.noise)  # (M,)
         else:
+            assert isinstance(batch, Batch), "clean text is never cached"
             blocks = clean_blocks(batch, self.noise.block_length, self.circuit.vocab_size)
             weights = torch.ones(len(blocks.tokens), device=self.device)
         with torch.set_grad_enabled(self.automatic_optimization):
@@ -81,8 +80,8 @@ class CircuitModule(L.LightningModule):
                 scores = conditional_log_likelihood(self.circuit, blocks)  # (M,)
             else:
                 scores = self.circuit.log_prob(blocks.tokens)  # (M,)
-        loss = -(weights * scores).sum() / len(batch)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        loss = -(weights * scores).sum() / blocks.examples
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=blocks.examples)
         if masked := int(blocks.masked.sum()):
             tag = "train/cll_per_masked_token" if self.conditional else "train/log_likelihood_per_token"
             self.log(tag, scores.detach().sum() / masked, batch_size=masked)
@@ -107,8 +106,8 @@ class CircuitModule(L.LightningModule):
             return values
         return {name: self.trainer.strategy.reduce(value, reduce_op="sum") for name, value in values.items()}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        blocks, _ = self._blocks(batch, 0, "validation noise")
+    def validation_step(self, batch: Batch | Blocks, batch_idx: int) -> None:
+        blocks = self._blocks(batch, 0, "validation noise")
         counted = blocks.counted
         self.validation_likelihood.update(
             factorized=blocks.evidence.log_weight(blocks.tokens, counted),
@@ -139,9 +138,13 @@ class CircuitModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("backbone.")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        frozen = {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}
+        weights = {} if self.backbone is None else self.backbone.state_dict()
+        frozen = {f"backbone.{name}": value for name, value in weights.items()}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **frozen}
 
-    def _blocks(self, batch: Batch, epoch: int, purpose: str) -> tuple[Blocks, Noised]:
+    def _blocks(self, batch: Batch | Blocks, epoch: int, purpose: str) -> Blocks:
+        if isinstance(batch, Blocks):
+            return batch
+        assert self.backbone is not None, "without a backbone, batches come with their evidence"
         noised = self.noise(batch, self.backbone.mask_token_id, epoch, purpose)
-        return scored_blocks(self.backbone, batch, noised, self.noise.block_length, self.evidence_top_k), noised
+        return scored_blocks(self.backbone, batch, noised, self.noise.block_length, self.evidence_top_k)

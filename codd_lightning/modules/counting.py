@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.circuits import Circuit
-from codd_lightning.modules.blocks import Blocks
+from codd_lightning.data import Blocks
 
 Counts = dict[str, Tensor]
 

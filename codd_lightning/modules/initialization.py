@@ -11,10 +11,9 @@ from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
 from codd_lightning.circuits import EM, Anemone, Circuit, LatentCircuit
-from codd_lightning.data import Batch, TaskDataModule
+from codd_lightning.data import Batch, Blocks, TaskDataModule
 from codd_lightning.errors import UserError
 from codd_lightning.modules.blocks import (
-    Blocks,
     clean_blocks,
     conditional_log_likelihood,
     response_blocks,
@@ -62,6 +61,11 @@ class Initialization:
     def leaves_as_made(self) -> bool:
         """Whether there is nothing to do: a circuit is made at random."""
         return self.kind == "random" and self.restarts == 1
+
+    @property
+    def asks_backbone(self) -> bool:
+        """Whether a start is found by running the backbone."""
+        return self.kind == "hidden_states" or self.restarts > 1
 
     def __call__(self, circuit: Circuit, backbone: Any, data: TaskDataModule, noise: Noise) -> None:
         """Gives a circuit its start, in place.

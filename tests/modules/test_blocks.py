@@ -10,9 +10,9 @@ from torch import Tensor
 
 from codd_lightning.backbones import as_backbone
 from codd_lightning.circuits import HMM
-from codd_lightning.data import Encoded, collate
+from codd_lightning.data import Blocks, Encoded, collate
 from codd_lightning.diffusion import Noised
-from codd_lightning.modules import Blocks, conditional_log_likelihood, scored_blocks
+from codd_lightning.modules import conditional_log_likelihood, scored_blocks
 
 VOCABULARY, BLOCK, MASK, EOS = 4, 3, 9, 0
 MASKS = [list(masked) for masked in itertools.product([False, True], repeat=BLOCK)]

@@ -15,6 +15,7 @@ from codd_lightning.configs.schema.backbones import (
     PretrainedBackbone,
     ScratchBackbone,
 )
+from codd_lightning.configs.schema.cache import Cache
 from codd_lightning.configs.schema.circuits import (
     FactorizedCircuit,
     HMMCircuit,
@@ -65,6 +66,7 @@ class Config:
     evaluation: Evaluation = MISSING
     tuning: Tuning = field(default_factory=Tuning)
     trainer: Trainer = MISSING
+    cache: Cache = field(default_factory=Cache)
     callbacks: dict[str, Any] = field(default_factory=dict)
     experiment_name: str = "unnamed"
     description: str = ""

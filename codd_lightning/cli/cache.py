@@ -1,0 +1,120 @@
+"""`codd cache`: the frozen backbone is run once, and its evidence kept for training."""
+
+import argparse
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from tqdm.auto import tqdm
+
+from codd_lightning.cli.arguments import experiment_arguments
+from codd_lightning.cli.build import Experiment, build
+from codd_lightning.cli.cache_settings import decoding_callbacks, new_cache, require_cacheable
+from codd_lightning.cli.compose import compose_experiment
+from codd_lightning.cli.console import quiet_libraries
+from codd_lightning.cli.feasible import require_feasible
+from codd_lightning.cli.manifest import fingerprint
+from codd_lightning.cli.processes import Processes, launch, started_here
+from codd_lightning.cli.train import print_keys
+from codd_lightning.data import CacheFolder
+from codd_lightning.errors import UserError
+from codd_lightning.modules import write_evidence
+
+LOWER_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def cache_command(args: argparse.Namespace) -> int:
+    """The command: writes a cache, or its own share of one."""
+    if args.experiment is None and args.help:
+        experiment_arguments("cache").print_help()
+        return 0
+    if args.experiment is None:
+        raise UserError("codd cache needs an EXPERIMENT: a name in experiments/ or a path; try codd cache smoke")
+    config = compose_experiment(args.experiment, args.overrides)
+    if args.help:
+        print_keys("cache", args.experiment, config)
+        return 0
+    require_cacheable(config)
+    quiet_libraries()
+    given = config.cache.path
+    config.cache.path = None  # what is written here is not read
+    experiment = build(config)
+    config.cache.path = given
+    require_feasible(config, experiment)
+    if config.cache.top_k is not None and config.cache.top_k > experiment.backbone.vocab_size:
+        raise UserError(
+            f"cache.top_k={config.cache.top_k} is more than the vocabulary of {experiment.backbone.vocab_size}: "
+            "use cache.top_k=null to keep all of it"
+        )
+    if config.cache.hidden is not None and not hasattr(experiment.backbone, "predict"):
+        raise UserError(
+            f"cache.hidden={config.cache.hidden}: this backbone gives no hidden states; use cache.hidden=null"
+        )
+    folder = new_cache(config, experiment.data, fingerprint(experiment.backbone))
+    folder.start()
+    processes = Processes.of_environment()
+    if processes.size == 1 and config.trainer.devices > 1:
+        status = launch(config.trainer.devices, ["cache", args.experiment, *args.overrides])
+        done = status == 0
+    else:
+        _write(config, experiment, folder, processes)
+        status, done = 0, folder.finish() and not started_here()
+    if done:
+        _say_goodbye(config, args, folder)
+    return status
+
+
+def _write(config: DictConfig, experiment: Experiment, folder: CacheFolder, processes: Processes) -> None:
+    """This process's shards, with a line that tells how far it is."""
+    options = config.trainer
+    device = "cpu"
+    if options.accelerator == "gpu":
+        device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
+    threads = options.num_threads or max(torch.get_num_threads() // config.trainer.devices, 1)
+    torch.set_num_threads(threads)
+    mine = folder.shards[processes.rank :: processes.size]
+    there = sum(shard.stop - shard.start for shard in mine if folder.holds(shard))
+    total = sum(shard.stop - shard.start for shard in mine)
+    shown = options.progress_bar and processes.rank == 0
+    if processes.rank == 0:
+        print(f"{folder.path}: {len(folder.shards)} shards, {sum(map(folder.holds, folder.shards))} of them there")
+    # the mean speed of this start, not of the last moment, gives the time left
+    with tqdm(total=total, initial=there, unit="example", smoothing=0, disable=not shown, desc="evidence") as bar:
+        write_evidence(
+            folder,
+            experiment.backbone.to(device).eval(),
+            experiment.data,
+            experiment.noise,
+            top_k=config.cache.top_k,
+            dtype=config.cache.dtype,
+            hidden=config.cache.hidden,
+            rank=processes.rank,
+            world_size=processes.size,
+            precision=_precision(options.precision, device),
+            progress=bar.update,
+        )
+
+
+def _precision(name: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """The context that the trainer would run the backbone in."""
+    if name not in LOWER_PRECISION:
+        return nullcontext
+    return partial(torch.autocast, torch.device(device).type, LOWER_PRECISION[name])
+
+
+def _say_goodbye(config: DictConfig, args: argparse.Namespace, folder: CacheFolder) -> None:
+    shards = folder.index().values()
+    size, rows = sum(shard["bytes"] for shard in shards), sum(shard["rows"] for shard in shards)
+    print(f"{folder.path}: complete, {rows:,} blocks, {size / 2**20:,.1f} MiB")
+    print(f"next:\n  {shlex.join(_training(config, args.experiment, args.overrides, folder))}")
+
+
+def _training(config: DictConfig, experiment: str, overrides: Sequence[str], folder: CacheFolder) -> list[str]:
+    """The command that trains from a cache."""
+    kept = [override for override in overrides if not override.startswith("cache.path=")]
+    without = ["callbacks=none"] if decoding_callbacks(config) else []
+    return ["codd", "train", experiment, *kept, *without, f"cache.path={folder.path}"]

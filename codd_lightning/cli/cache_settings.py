@@ -1,0 +1,127 @@
+"""What an evidence cache depends on, and whether one fits an experiment."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from codd_lightning.backbones import files_digest
+from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.data import CachedDataModule, CacheFolder, EncodedDataset, TaskDataModule
+from codd_lightning.data.evidence_cache import HALVES, STORED
+from codd_lightning.errors import UserError
+
+SPLITS = ("train", "validation")
+MOST_ENCODED = 4096  # examples of a split that the digest reads
+# Options of a group that change nothing of what is stored: where it is computed, and how it is cut into batches.
+NOT_OF_THE_CACHE = ("device", "attention", "path_or_repo", "batch_size", "num_workers", "test_size", "task.test")
+
+
+def require_cacheable(config: DictConfig) -> None:
+    """Refuses experiments whose training asks no frozen backbone, and values that no cache has.
+
+    Raises:
+        UserError: names the option and the mend.
+    """
+    if config.circuit._target_ is None:
+        raise UserError("circuit=none: only a circuit learns from an evidence cache, and none is trained here")
+    if not config.objective.get("conditional", True):
+        raise UserError(
+            "objective=likelihood learns from clean text, so it needs no evidence cache: leave cache.path out"
+        )
+    if config.cache.dtype not in STORED:
+        raise UserError(f"cache.dtype={config.cache.dtype} is not one of {', '.join(STORED)}")
+    if config.cache.hidden is not None and config.cache.hidden not in HALVES:
+        raise UserError(f"cache.hidden={config.cache.hidden} is not one of null, {', '.join(HALVES)}")
+
+
+def cache_settings(config: DictConfig, data: TaskDataModule) -> dict[str, Any]:
+    """All that stored rows depend on, by the options' names; digests by names with a space.
+
+    The backbone is told by its files, so that none of its weights are loaded (`files_digest` says what that sees); one
+    made from scratch is told by its options and the seed. The data are told by their options, and by the token ids of
+    at most 4,096 examples of each split, evenly spaced.
+    """
+    settings: dict[str, Any] = {}
+    path = config.backbone.get("path_or_repo")
+    if path is not None:
+        settings["backbone files"] = files_digest(path)
+    for group in ("backbone", "data"):
+        options = OmegaConf.to_container(config[group], resolve=True)
+        settings |= {f"{group}.{name}": value for name, value in _flat(options) if name not in NOT_OF_THE_CACHE}
+    for name in ("objective.canvas", "objective.fully_masked", "seed", "trainer.precision"):
+        settings[name] = OmegaConf.select(config, name)
+    for name in ("top_k", "dtype", "hidden"):
+        settings[f"cache.{name}"] = config.cache[name]
+    for split in SPLITS:
+        settings[f"{split} examples"] = _examples_digest(data.dataset(split))
+    return settings
+
+
+def new_cache(config: DictConfig, data: TaskDataModule, backbone: str) -> CacheFolder:
+    """The folder that an experiment's cache belongs in; nothing is written.
+
+    Args:
+        config: of the experiment.
+        data: its examples.
+        backbone: fingerprint of the weights.
+    """
+    settings = cache_settings(config, data)
+    writing = {
+        "cache.epochs": config.cache.epochs,
+        "cache.shard_batches": config.cache.shard_batches,
+        "data.batch_size": config.data.batch_size,
+    }
+    fingerprint = hashlib.sha256(json.dumps([settings, writing], sort_keys=True).encode()).hexdigest()[:12]
+    default = Path("outputs") / "cache" / f"{config.experiment_name}-{fingerprint}"
+    return CacheFolder(
+        path=default if config.cache.path is None else Path(config.cache.path),
+        settings=settings,
+        writing=writing,
+        examples={split: len(data.dataset(split)) for split in SPLITS},
+        epochs={"train": config.cache.epochs, "validation": 1},
+        backbone=backbone,
+    )
+
+
+def open_cache(config: DictConfig, data: TaskDataModule) -> CachedDataModule:
+    """The stored batches that an experiment trains on instead of asking its backbone.
+
+    Raises:
+        UserError: the cache is missing, damaged or of other settings, or something here asks the backbone in training.
+    """
+    require_cacheable(config)
+    for name in decoding_callbacks(config):
+        raise UserError(
+            f"callbacks.{name} decodes with the backbone, which stays out of memory in training from a cache: "
+            "add callbacks=none (the final measurement decodes all the same), or leave cache.path out"
+        )
+    folder = CacheFolder.open(Path(config.cache.path))
+    folder.require_same(folder.settings, cache_settings(config, data))
+    if config.cache.epochs > folder.epochs["train"]:
+        folder.require_same({"cache.epochs": folder.epochs["train"]}, {"cache.epochs": config.cache.epochs})
+    return CachedDataModule(folder, config.data.batch_size, config.cache.epochs, config.data.num_workers)
+
+
+def decoding_callbacks(config: DictConfig) -> list[str]:
+    """Callbacks that ask the backbone during training."""
+    return [name for name, callback in callbacks_of(config) if "decoders" in callback]
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _examples_digest(dataset: EncodedDataset) -> str:
+    digest = hashlib.sha256(str(len(dataset)).encode())
+    for position in range(0, len(dataset), -(-len(dataset) // MOST_ENCODED)):
+        encoded = dataset[position]
+        digest.update(json.dumps([encoded.index, encoded.prompt, encoded.response]).encode())
+    return digest.hexdigest()[:16]
