@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in EXPERIMENT_COMMANDS:
         command = arguments[0]
         args = experiment_arguments(command).parse_intermixed_args(arguments[1:], argparse.Namespace(command=command))
+    elif arguments and arguments[0] == "lm-eval":  # all that follows is lm-eval's, its --help too
+        args = argparse.Namespace(command="lm-eval", arguments=arguments[1:])
     else:
         args = build_parser().parse_args(arguments)
     try:
@@ -43,6 +45,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from codd_lightning.cli.evaluate import evaluate_command
 
         return evaluate_command(args)
+    if args.command == "lm-eval":
+        from codd_lightning.cli.lm_eval import lm_eval_command
+
+        return lm_eval_command(args.arguments)
     if args.command in ("import", "export"):
         from codd_lightning.cli.circuit_files import export_command, import_command
 
