@@ -30,7 +30,8 @@ def lm_eval_command(arguments: Sequence[str]) -> int:
 
     from codd_lightning.circuits.errors import CircuitError
 
-    model_registry.register("codd", target=MODEL)
+    if "codd" not in model_registry:
+        model_registry.register("codd", target=MODEL)
     sys.argv = ["lm-eval", *with_protocol(arguments)]
     try:
         cli_evaluate()

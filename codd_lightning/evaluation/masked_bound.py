@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codd_lightning.backbones import AnyBackbone
+from codd_lightning.backbones import BackboneLike, as_backbone
 from codd_lightning.circuits import Circuit, Evidence
 
 
@@ -56,7 +56,7 @@ def masks_of(length: int, draws: int, generator: torch.Generator) -> Masks:
 
 @torch.no_grad()
 def masked_log_likelihood(
-    backbone: AnyBackbone,
+    backbone: BackboneLike,
     canvas: Tensor,
     tokens: Tensor,
     attention_mask: Tensor,
@@ -79,6 +79,7 @@ def masked_log_likelihood(
         `(B,)` double, nats. Where the circuit rules out all that is likely in a block, the backbone scores it alone, as
         in decoding.
     """
+    backbone = as_backbone(backbone)
     length = tokens.shape[1]
     columns = torch.arange(canvas.shape[1] - length, canvas.shape[1], device=canvas.device)
     logits = backbone.predict(canvas, columns, attention_mask=attention_mask).logits
