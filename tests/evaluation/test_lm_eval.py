@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("lm_eval")
 
@@ -34,7 +35,6 @@ CHAT = (
 @pytest.fixture(scope="module")
 def circuit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random circuit for the bundled backbone."""
-    import torch
 
     folder = tmp_path_factory.mktemp("circuit")
     hmm = HMM(3, load_backbone("codd_tiny").vocab_size, 16)
@@ -257,3 +257,21 @@ def test_lm_evals_own_options_count_where_the_arguments_do_not_name_them() -> No
     assert lm.options.batch_size == 5
     with pytest.raises(UserError, match="--batch_size auto"):
         CoddLM.create_from_arg_obj({}, {"batch_size": "auto:4"})
+
+
+def test_the_first_process_gathers_what_all_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+
+    def all_gather_object(values: list[Any], value: Any) -> None:
+        values[:] = [value, value]  # the other process has the same
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", all_gather_object)
+    for rank in range(2):
+        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        lm = CoddLM(**SMALL)
+        decoded(lm, GREEDY)
+        assert (lm.rank, lm.world_size) == (rank, 2)
+        assert len(lm.costs) == (0 if rank else 2 * len(PROMPTS))
+        assert lm.all_gather(torch.tensor(3)).tolist() == [3, 3]
+        assert lm.gather_object("x", dst=1) == (["x", "x"] if rank else None)
