@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     exporting.add_argument("source", metavar="SOURCE", help="a run's folder, or a circuit's folder or Hub id")
     exporting.add_argument("folder", metavar="FOLDER")
     exporting.add_argument("--format", choices=("folder", "jpc"), default="folder", help="jpc is PyJuice's")
+    commands.add_parser("lm-eval", help="lm-eval's own command line, with --model codd", add_help=False)
     for writing in (importing, exporting):
         writing.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     return parser

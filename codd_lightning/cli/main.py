@@ -4,12 +4,25 @@ Nothing heavy is imported before the command line is known to be right.
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from codd_lightning.cli.arguments import EXPERIMENT_COMMANDS, build_parser, experiment_arguments
 from codd_lightning.cli.failure import report_error
+
+# Where each command is; none of them is imported before it is asked for.
+MODULES = {
+    "train": "train",
+    "cache": "cache",
+    "evaluate": "evaluate",
+    "tune": "tune",
+    "generate": "generate",
+    "import": "circuit_files",
+    "export": "circuit_files",
+    "lm-eval": "lm_eval",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in EXPERIMENT_COMMANDS:
         command = arguments[0]
         args = experiment_arguments(command).parse_intermixed_args(arguments[1:], argparse.Namespace(command=command))
+    elif arguments and arguments[0] == "lm-eval":  # all that follows is lm-eval's, its --help too
+        args = argparse.Namespace(command="lm-eval", arguments=arguments[1:])
     else:
         args = build_parser().parse_args(arguments)
     try:
@@ -35,29 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: argparse.Namespace) -> int:
-    if args.command == "train":
-        from codd_lightning.cli.train import train_command
-
-        return train_command(args)
-    if args.command == "evaluate":
-        from codd_lightning.cli.evaluate import evaluate_command
-
-        return evaluate_command(args)
-    if args.command == "tune":
-        from codd_lightning.cli.tune import tune_command
-
-        return tune_command(args)
-    if args.command == "cache":
-        from codd_lightning.cli.cache import cache_command
-
-        return cache_command(args)
-    if args.command in ("import", "export"):
-        from codd_lightning.cli.circuit_files import export_command, import_command
-
-        return import_command(args) if args.command == "import" else export_command(args)
-    from codd_lightning.cli.generate import generate_command
-
-    return generate_command(args)
+    """Imports the command that was asked for, and runs it."""
+    module = importlib.import_module(f"codd_lightning.cli.{MODULES[args.command]}")
+    status: int = getattr(module, f"{args.command.replace('-', '_')}_command")(args)
+    return status
 
 
 if __name__ == "__main__":

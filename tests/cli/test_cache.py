@@ -276,7 +276,7 @@ def start(folder: Path, **environment: str) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE")])
 def test_processes_that_share_the_work_write_the_files_of_one(
     names: tuple[str, str], cache: Path, tmp_path: Path
 ) -> None:
