@@ -37,6 +37,16 @@ def decoder_label(measured: Row) -> str:
     return label
 
 
+def series_label(measured: Row) -> str:
+    """A decoder's label with the prompt template and the split where the row names others than the usual ones."""
+    label = decoder_label(measured)
+    if measured.get("template") is not None:
+        label += f", {measured['template']}"
+    if measured["split"] != "test":
+        label += f", {measured['split']}"
+    return label
+
+
 def write_results(
     path: Path, *, experiment: str, seconds: float, parameters: dict[str, int], metrics: Sequence[Row]
 ) -> None:

@@ -1,0 +1,63 @@
+"""Heat maps: γ by τ, and any grid over two settings."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from codd_lightning.evaluation.figures.style import SEQUENTIAL, new_axes, styled
+from codd_lightning.evaluation.rows import Row
+
+
+@styled
+def gamma_tau(rows: Sequence[Row]) -> Figure | None:
+    """Strict accuracy in percent over γ and τ; None if no row carries both. Of several budgets the smallest."""
+    chosen = [row for row in rows if row["name"] == "strict_accuracy" and "gamma" in row and "tau" in row]
+    if not chosen:
+        return None
+    fewest = min(row.get("steps_per_block", 0) for row in chosen)
+    values = {
+        (row["gamma"], row["tau"]): 100 * row["value"] for row in chosen if row.get("steps_per_block", 0) == fewest
+    }
+    steps = f", {fewest} steps per block" if fewest else ""
+    return heat_map(values, "activation threshold γ", "sharpening τ", f"strict accuracy, %{steps}")
+
+
+@styled
+def heat_map(values: Mapping[tuple[object, object], float], vertical: str, horizontal: str, quantity: str) -> Figure:
+    """A value for each pair of settings, written into its cell; cells without one stay white.
+
+    Args:
+        values: by (vertical, horizontal) setting.
+        vertical, horizontal: what the axes say.
+        quantity: what is drawn, with its unit.
+    """
+    down = sorted({pair[0] for pair in values}, key=_order)
+    across = sorted({pair[1] for pair in values}, key=_order)
+    grid = [[values.get((v, h), float("nan")) for h in across] for v in down]
+    longest = max(len(f"{setting}") for setting in down)
+    figure, axes = new_axes(
+        height=1.4 + 0.42 * len(down), width=max(4.2, 2.0 + 0.07 * longest + 0.75 * len(across))
+    )
+    image = axes.imshow(grid, cmap=matplotlib.colormaps[SEQUENTIAL], aspect="auto", origin="lower")
+    axes.set_xticks(range(len(across)), [f"{setting}" for setting in across])
+    axes.set_yticks(range(len(down)), [f"{setting}" for setting in down])
+    axes.set_xlabel(horizontal)
+    axes.set_ylabel(vertical)
+    axes.grid(False)
+    lowest, highest = min(values.values()), max(values.values())
+    for i, line in enumerate(grid):
+        for j, value in enumerate(line):
+            if (down[i], across[j]) in values:
+                bright = value > (lowest + highest) / 2
+                axes.text(j, i, f"{value:.3g}", ha="center", va="center", color="black" if bright else "white")
+    bar = figure.colorbar(image, ax=axes, pad=0.03)
+    bar.set_label(quantity)
+    return figure
+
+
+def _order(setting: object) -> tuple[int, float, str]:
+    """Numbers by size, then words."""
+    if isinstance(setting, int | float):
+        return 0, float(setting), ""
+    return 1, 0.0, str(setting)
