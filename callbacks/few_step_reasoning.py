@@ -85,6 +85,8 @@ def side_by_side(result: FewStepResult, number: int) -> str:
         "",
         "| decoder | steps per block | strict | text |",
         "|---|---|---|---|",
-        *(f"| {s.decoder} | {s.steps_per_block} | {'✓' if s.grade.strict else '✗'} | {s.text} |" for s in samples),
     ]
+    for sample in samples:
+        mark = "✓" if sample.grade.strict else "✗"
+        lines.append(f"| {sample.labels['decoder']} | {sample.labels['steps_per_block']} | {mark} | {sample.text} |")
     return "\n".join(lines)

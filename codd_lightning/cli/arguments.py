@@ -13,6 +13,13 @@ Start here:
 """
 
 
+# Commands that take an experiment, composed alike.
+EXPERIMENT_COMMANDS = {
+    "train": "run an experiment",
+    "evaluate": "measure what is trained already",
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `codd`."""
     parser = argparse.ArgumentParser(
@@ -20,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    commands.add_parser("train", parents=[train_arguments()], help="run an experiment", add_help=False)
+    for command, purpose in EXPERIMENT_COMMANDS.items():
+        commands.add_parser(command, parents=[experiment_arguments(command)], help=purpose, add_help=False)
 
     generate = commands.add_parser(
         "generate",
@@ -60,18 +68,22 @@ def build_parser() -> argparse.ArgumentParser:
     exporting.add_argument("source", metavar="SOURCE", help="a run's folder, or a circuit's folder or Hub id")
     exporting.add_argument("folder", metavar="FOLDER")
     exporting.add_argument("--format", choices=("folder", "jpc"), default="folder", help="jpc is PyJuice's")
-    for command in (importing, exporting):
-        command.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    for writing in (importing, exporting):
+        writing.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     return parser
 
 
-def train_arguments() -> argparse.ArgumentParser:
-    """What `codd train` takes; apart from the rest because only a parser without commands reads `a=1 -m b=2`."""
-    parser = argparse.ArgumentParser(prog="codd train", add_help=False)
+def experiment_arguments(command: str) -> argparse.ArgumentParser:
+    """What a command on an experiment takes.
+
+    Apart from the other commands, because only a parser without subcommands reads `a=1 -m b=2`.
+    """
+    parser = argparse.ArgumentParser(prog=f"codd {command}", add_help=False)
     parser.add_argument(
         "experiment", nargs="?", metavar="EXPERIMENT", help="a name in experiments/ or a path to a YAML"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to its configuration")
-    parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b,c")
+    if command == "train":
+        parser.add_argument("-m", "--multirun", action="store_true", help="run every combination of key=a,b,c")
     parser.add_argument("-h", "--help", action="store_true", help="list the experiment's groups and keys")
     return parser

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, most_states
 from codd_lightning.cli.compose import callbacks_of
-from codd_lightning.data import TaskDataModule
+from codd_lightning.data import TaskDataModule, Template
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
 from codd_lightning.modules import Initialization, Noise, Schedule
@@ -105,8 +105,11 @@ def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:
 
 def make_data(config: DictConfig, task: Task, backbone: Backbone) -> TaskDataModule:
     """The data module for a backbone's tokenizer."""
-    options = {key: value for key, value in config.data.items() if key != "task"}
-    return TaskDataModule(task, backbone.tokenizer, backbone.eos_token_ids[0], seed=config.seed, **options)
+    options = {key: value for key, value in config.data.items() if key not in ("task", "templates")}
+    templates = {str(name): Template(**template) for name, template in config.data.templates.items()}
+    return TaskDataModule(
+        task, backbone.tokenizer, backbone.eos_token_ids[0], seed=config.seed, templates=templates, **options
+    )
 
 
 def decoding_config(config: DictConfig, decoder: DictConfig) -> DecodingConfig:

@@ -17,14 +17,25 @@ PRETRAINED = "codd_lightning.circuits.load_circuit"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
-def require_feasible(config: DictConfig, experiment: Experiment) -> None:
+def require_feasible(config: DictConfig, experiment: Experiment, training: bool = True) -> None:
     """Refuses what could only fail after something was written.
+
+    Args:
+        config: of the run.
+        experiment: what was built of it.
+        training: False where it is only measured, on the test split.
 
     Raises:
         UserError: names the option, its value and the mend.
     """
     _check_trainer(config)
-    _check_data(config, experiment)
+    _check_data(config, experiment, training)
+    if training:
+        _check_training(config, experiment)
+    _check_evaluation(config, experiment)
+
+
+def _check_training(config: DictConfig, experiment: Experiment) -> None:
     try:
         if isinstance(experiment.module, BackboneModule | CircuitModule):
             experiment.module.optimizer_for(total_steps=1)
@@ -32,16 +43,6 @@ def require_feasible(config: DictConfig, experiment: Experiment) -> None:
         raise
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from None
-    _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
-    if config.decoding.commit != "quota" and len(config.evaluation.steps_per_block) > 1:
-        raise UserError(
-            f"evaluation.steps_per_block={list(config.evaluation.steps_per_block)} are no budgets with "
-            f"decoding.commit={config.decoding.commit}, which decides itself: "
-            "give one, as in evaluation.steps_per_block=[1]"
-        )
-    if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
-        known = ", ".join((*CANVASES, "mixed"))
-        raise UserError(f"evaluation.likelihood_canvas={config.evaluation.likelihood_canvas} is not one of {known}")
     for name, callback in callbacks_of(config):
         if "decoders" in callback and not callback.decoders:
             raise UserError(f"callbacks.{name}.decoders is empty: name at least one, or use callbacks=none")
@@ -54,6 +55,23 @@ def require_feasible(config: DictConfig, experiment: Experiment) -> None:
             raise UserError("initialization would replace what circuit=pretrained has learnt: leave one of them out")
     if experiment.circuit is not None and not hasattr(experiment.module, "circuit"):
         raise UserError("this objective trains no circuit: add circuit=none")
+
+
+def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
+    _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
+    if config.decoding.commit != "quota" and len(config.evaluation.steps_per_block) > 1:
+        raise UserError(
+            f"evaluation.steps_per_block={list(config.evaluation.steps_per_block)} are no budgets with "
+            f"decoding.commit={config.decoding.commit}, which decides itself: "
+            "give one, as in evaluation.steps_per_block=[1]"
+        )
+    if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
+        known = ", ".join((*CANVASES, "mixed"))
+        raise UserError(f"evaluation.likelihood_canvas={config.evaluation.likelihood_canvas} is not one of {known}")
+    for template in config.evaluation.templates:
+        if template not in experiment.data.templates:
+            known = ", ".join(experiment.data.templates)
+            raise UserError(f"evaluation.templates: {template} is not one of {known}")
     for decoder in experiment.decoders:
         if decoder.proposal not in (None, "factorized") and experiment.circuit is None:
             raise UserError(f"evaluation.decoders: {decoder.proposal} needs a circuit, and circuit=none")
@@ -72,22 +90,27 @@ def _check_trainer(config: DictConfig) -> None:
         raise UserError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=cpu")
 
 
-def _check_data(config: DictConfig, experiment: Experiment) -> None:
+def _check_data(config: DictConfig, experiment: Experiment, training: bool) -> None:
+    for split in SPLITS if training else ("test",):
+        experiment.data.dataset(split).example(0)  # one that fits
+    if training:
+        _check_batches(config, experiment)
+    if config.evaluation.barrier_examples and not hasattr(experiment.task, "answers"):
+        name = type(experiment.task).__name__
+        raise UserError(f"evaluation.barrier_examples: the answers of {name} cannot be listed; use 0, or data=lists")
+    for name in ("examples", "likelihood_examples", "barrier_examples"):
+        _check_examples(f"evaluation.{name}", config.evaluation[name], experiment, "test")
+
+
+def _check_batches(config: DictConfig, experiment: Experiment) -> None:
     data = config.data
     if data.batch_size % config.trainer.devices:
         raise UserError(
             f"data.batch_size={data.batch_size} is the global batch and does not divide by "
             f"trainer.devices={config.trainer.devices}"
         )
-    for split in SPLITS:
-        experiment.data.dataset(split).example(0)  # one that fits
     if (there := len(experiment.data.dataset("train"))) < data.batch_size:
         raise UserError(f"data.batch_size={data.batch_size} is more than the {there} examples of the train split")
-    if config.evaluation.barrier_examples and not hasattr(experiment.task, "answers"):
-        name = type(experiment.task).__name__
-        raise UserError(f"evaluation.barrier_examples: the answers of {name} cannot be listed; use 0, or data=lists")
-    for name in ("examples", "likelihood_examples", "barrier_examples"):
-        _check_examples(f"evaluation.{name}", config.evaluation[name], experiment, "test")
 
 
 def _check_examples(option: str, wanted: int, experiment: Experiment, split: str) -> None:

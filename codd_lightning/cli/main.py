@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from codd_lightning.cli.arguments import build_parser, train_arguments
+from codd_lightning.cli.arguments import EXPERIMENT_COMMANDS, build_parser, experiment_arguments
 from codd_lightning.cli.failure import report_error
 
 
@@ -17,8 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that wait in a busy loop: one other busy process on the machine makes everything ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["train"]:
-        args = train_arguments().parse_intermixed_args(arguments[1:], argparse.Namespace(command="train"))
+    if arguments and arguments[0] in EXPERIMENT_COMMANDS:
+        command = arguments[0]
+        args = experiment_arguments(command).parse_intermixed_args(arguments[1:], argparse.Namespace(command=command))
     else:
         args = build_parser().parse_args(arguments)
     try:
@@ -38,6 +39,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from codd_lightning.cli.train import train_command
 
         return train_command(args)
+    if args.command == "evaluate":
+        from codd_lightning.cli.evaluate import evaluate_command
+
+        return evaluate_command(args)
     if args.command in ("import", "export"):
         from codd_lightning.cli.circuit_files import export_command, import_command
 

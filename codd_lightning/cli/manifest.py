@@ -35,14 +35,13 @@ class Manifest:
             "experiment": config.experiment_name,
             "command_line": sys.argv,
             "seed": config.seed,
-            "versions": {"python": platform.python_version(), **_versions(PACKAGES)},
             "hardware": {
                 "machine": platform.machine(),
                 "cpus": os.cpu_count(),
                 "threads": torch.get_num_threads(),
                 "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             },
-            "git": _git(),
+            **versions_and_commit(),
             "started": earlier.get("started", datetime.now().isoformat(timespec="seconds")),
             "resumed": earlier.get("resumed", []),
             "fingerprints": {},
@@ -62,6 +61,11 @@ class Manifest:
     def seconds(self) -> float:
         """Of this start and of those before it, as far as they were written down."""
         return self._earlier_seconds + time.time() - self._started
+
+
+def versions_and_commit() -> dict[str, Any]:
+    """Of Python, of the packages that matter, and of our own code."""
+    return {"versions": {"python": platform.python_version(), **_versions(PACKAGES)}, "git": _git()}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,15 +3,12 @@
 import logging
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
-from tqdm.auto import tqdm
 
 from codd_lightning.backbones import save_backbone
 from codd_lightning.circuits import save_circuit
@@ -21,21 +18,12 @@ from codd_lightning.cli.compose import without_effect
 from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import Manifest, fingerprint
+from codd_lightning.cli.measure import count_parameters, measure, say
 from codd_lightning.cli.model_card import circuit_card
+from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.run_folder import RunFolder, write_text
 from codd_lightning.errors import UserError
-from codd_lightning.evaluation import (
-    Row,
-    accuracy_table,
-    evaluate_barrier,
-    evaluate_few_step,
-    evaluate_likelihood,
-    likelihood_table,
-    render,
-    row,
-    write_results,
-)
-from codd_lightning.modules import Noise
+from codd_lightning.evaluation import Row, row, write_results
 
 log = logging.getLogger("codd_lightning")
 
@@ -67,10 +55,7 @@ def run(config: DictConfig) -> Path:
 
 
 def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest: Manifest) -> None:
-    parameters = {
-        "backbone": sum(p.numel() for p in experiment.backbone.parameters()),
-        "circuit": sum(p.numel() for p in experiment.circuit.parameters()) if experiment.circuit is not None else 0,
-    }
+    parameters = count_parameters(experiment)
     log.info(
         "%s → %s  (backbone %s parameters, circuit %s)",
         config.experiment_name,
@@ -103,7 +88,7 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
     if best.best_model_path:
         restore(experiment.module, Path(best.best_model_path))
     rows = [row("training_seconds", training_seconds, training_seconds, training_seconds, 1, "s", "train")]
-    rows += measure(config, experiment)
+    rows += measure(config, experiment, folder.path, Processes(), discard=True)
     _export(config, experiment, folder, rows)
     write_results(
         folder.results_file,
@@ -117,54 +102,6 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
     _say_goodbye(config, experiment, folder, rows)
 
 
-def measure(config: DictConfig, experiment: Experiment) -> list[Row]:
-    """Every figure of the test split."""
-    options = config.evaluation
-    module = experiment.module.eval()
-    backbone = experiment.backbone.to(module.device).eval()
-    rows: list[Row] = []
-    if options.likelihood_examples:
-        rows += evaluate_likelihood(
-            backbone,
-            experiment.data,
-            Noise(options.likelihood_canvas, config.data.block_length, 0.0, config.seed),
-            circuit=experiment.circuit,
-            examples=options.likelihood_examples,
-            batch_size=options.batch_size,
-            split="test",
-            evidence_top_k=config.decoding.evidence_top_k,
-        )
-    if options.barrier_examples:
-        rows += evaluate_barrier(
-            backbone,
-            experiment.task,
-            experiment.data.dataset("test"),
-            circuit=experiment.circuit,
-            examples=options.barrier_examples,
-            split="test",
-        )
-    if options.examples and experiment.decoders:
-        rows += evaluate_few_step(
-            backbone,
-            experiment.task,
-            experiment.data.dataset("test"),
-            experiment.decoders,
-            options.steps_per_block,
-            circuit=experiment.circuit,
-            examples=options.examples,
-            batch_size=options.batch_size,
-            seed=config.seed,
-            split="test",
-            progress=_progress if config.trainer.progress_bar else iter,
-        ).rows
-    return rows
-
-
-def _progress(settings: Iterable[Any]) -> Iterator[Any]:
-    """A bar over the settings of the final evaluation."""
-    yield from tqdm(list(settings), desc="test split", unit="setting", leave=False)
-
-
 def _export(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:
     """Writes what was trained as a Hugging Face folder."""
     if experiment.circuit is None:
@@ -175,14 +112,7 @@ def _export(config: DictConfig, experiment: Experiment, folder: RunFolder, rows:
 
 
 def _say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:
-    if any("mask_ratio" in measured for measured in rows):
-        log.info(render(likelihood_table(rows)))
-    for metric in ("strict_accuracy", "flexible_accuracy"):
-        if any(measured["name"] == metric for measured in rows):
-            log.info(render(accuracy_table(rows, metric)))
-    for measured in rows:
-        if "head" in measured:
-            log.info("%s, %s: %.4f %s", measured["name"], measured["head"], measured["value"], measured["unit"])
+    say(rows)
     log.info("results: %s", folder.results_file)
     # as it can be typed here: with the environment's folder where that is not on the path
     here = "" if shutil.which("codd") else f"{Path(sys.executable).parent}/"

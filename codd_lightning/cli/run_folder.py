@@ -15,7 +15,10 @@ from codd_lightning.errors import UserError
 # Keys that say where a run goes or how it is shown, not what it computes.
 NOT_OF_THE_RUN = ("output_dir", "overwrite")
 # What a run writes; nothing else in its folder is ever touched.
-PARTS = ("config.yaml", "manifest.json", "results.json", "log.txt", "checkpoints", "tensorboard", "circuit", "backbone")
+PARTS = (
+    *("config.yaml", "manifest.json", "results.json", "samples.jsonl", "log.txt"),
+    *("checkpoints", "tensorboard", "circuit", "backbone", "samples"),
+)
 MEND = "add overwrite=true, or give another output_dir"
 
 
@@ -36,8 +39,7 @@ class RunFolder:
             UserError: it holds a finished run, an unfinished one of another configuration, or other files of
                 the same names.
         """
-        default = Path("outputs") / config.experiment_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        self.path = default if config.output_dir is None else Path(config.output_dir)
+        self.path = self.path_of(config)
         self.checkpoint: Path | None = None
         resolved = OmegaConf.to_yaml(config, resolve=True)
         try:
@@ -53,6 +55,19 @@ class RunFolder:
             raise UserError(f"output_dir={self.path} cannot be used: {error.strerror}") from None
         last = self.checkpoints / "last.ckpt"
         self.checkpoint = last if last.exists() else None
+
+    @staticmethod
+    def path_of(config: DictConfig) -> Path:
+        """The folder that a configuration names, or one of its own by date and time."""
+        default = Path("outputs") / config.experiment_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        return default if config.output_dir is None else Path(config.output_dir)
+
+    @classmethod
+    def of(cls, path: Path) -> "RunFolder":
+        """The folder of a run that is there."""
+        folder = cls.__new__(cls)
+        folder.path, folder.checkpoint = path, None
+        return folder
 
     @property
     def config_file(self) -> Path:
@@ -75,7 +90,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def finish(self) -> None:
-        """Deletes the run that this one replaced."""
+        """Deletes what a finished run no longer needs: the samples one by one, and the run that this one replaced."""
+        shutil.rmtree(self.path / "samples", ignore_errors=True)
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     @property

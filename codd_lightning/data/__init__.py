@@ -2,5 +2,6 @@
 
 from codd_lightning.data.data_module import EncodedDataset, TaskDataModule
 from codd_lightning.data.encoding import Batch, Encoded, collate, encode
+from codd_lightning.data.templates import Template
 
-__all__ = ["Batch", "Encoded", "EncodedDataset", "TaskDataModule", "collate", "encode"]
+__all__ = ["Batch", "Encoded", "EncodedDataset", "TaskDataModule", "Template", "collate", "encode"]

@@ -1,6 +1,6 @@
 """The LightningDataModule over any task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from codd_lightning.data.encoding import Batch, Encoded, collate, encode
 from codd_lightning.data.sampler import EpochOrder, GlobalBatches
+from codd_lightning.data.templates import Template
 from codd_lightning.errors import UserError
 from codd_lightning.tasks import Example, Task
 
@@ -29,6 +30,7 @@ class EncodedDataset(Dataset[Encoded]):
         seed: of generated examples.
         encode_example: from example and index to token ids.
         fits: whether an encoded example is short enough.
+        encode_prompt: from a problem and a template's name to token ids.
 
     Attributes:
         dropped: how many examples of a finite split were too long.
@@ -42,9 +44,10 @@ class EncodedDataset(Dataset[Encoded]):
         seed: int,
         encode_example: Callable[[Example, int], Encoded],
         fits: Callable[[Encoded], bool],
+        encode_prompt: Callable[[str, str], list[int]],
     ) -> None:
         self._task, self._split, self._seed = task, split, seed
-        self._encode, self._fits = encode_example, fits
+        self._encode, self._fits, self._encode_prompt = encode_example, fits, encode_prompt
         self.dropped = 0
         available = task.size(split)
         if available is None:
@@ -77,6 +80,11 @@ class EncodedDataset(Dataset[Encoded]):
             "data.max_prompt_tokens and data.max_response_tokens allow"
         )
 
+    def prompt(self, position: int, template: str | None = None) -> list[int]:
+        """Token ids of a problem under another template; the one of training if None."""
+        example, encoded = self.example(position)
+        return encoded.prompt if template is None else self._encode_prompt(example.prompt, template)
+
     def __getitem__(self, position: int) -> Encoded:
         return self.example(position)[1]
 
@@ -100,9 +108,11 @@ class TaskDataModule(L.LightningDataModule):
             decoding starts from; "block" fills its last block only.
         seed: of generated examples and of the order in each epoch.
         num_workers: processes that encode examples.
+        template: how problems are put: the name of one of `templates`.
+        templates: further templates by name; "plain" is the bare problem.
 
     Raises:
-        UserError: the tokenizer is missing, or the sizes do not fit together.
+        UserError: the tokenizer is missing, there is no such template, or the sizes do not fit together.
     """
 
     def __init__(
@@ -121,6 +131,8 @@ class TaskDataModule(L.LightningDataModule):
         response_padding: str = "canvas",
         seed: int = 0,
         num_workers: int = 0,
+        template: str = "plain",
+        templates: Mapping[str, Template] | None = None,
     ) -> None:
         super().__init__()
         if tokenizer is None:
@@ -143,6 +155,8 @@ class TaskDataModule(L.LightningDataModule):
         self.max_response_tokens = max_response_tokens
         self.seed = seed
         self.num_workers = num_workers
+        self.templates = {"plain": Template(), **(templates or {})}
+        self.template = self._template(template)
         self._datasets: dict[str, EncodedDataset] = {}
 
     @property
@@ -160,9 +174,10 @@ class TaskDataModule(L.LightningDataModule):
                 eos_token_id=self.eos_token_id,
                 block_length=self.block_length,
                 response_length=self.response_length,
+                template=self.template,
             )
             self._datasets[split] = EncodedDataset(
-                self.task, split, self.sizes[split], self.seed, encode_example, self._fits
+                self.task, split, self.sizes[split], self.seed, encode_example, self._fits, self._encode_prompt
             )
         return self._datasets[split]
 
@@ -198,6 +213,14 @@ class TaskDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+    def _encode_prompt(self, prompt: str, template: str) -> list[int]:
+        return self._template(template).encode(prompt, self.tokenizer)
+
+    def _template(self, name: str) -> Template:
+        if name not in self.templates:
+            raise UserError(f"data.template={name} is not one of {', '.join(self.templates)}")
+        return self.templates[name]
 
     def _fits(self, encoded: Encoded) -> bool:
         return len(encoded.prompt) <= self.max_prompt_tokens and len(encoded.response) <= self.max_response_tokens

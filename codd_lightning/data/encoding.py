@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codd_lightning.backbones import encode_prompt
+from codd_lightning.data.templates import Template
 from codd_lightning.tasks import Example
 
 
@@ -59,6 +59,7 @@ def encode(
     eos_token_id: int,
     block_length: int,
     response_length: int | None = None,
+    template: Template | None = None,
 ) -> Encoded:
     """Token ids of one example.
 
@@ -69,11 +70,12 @@ def encode(
         eos_token_id: closes the response and fills its last block.
         block_length: a response becomes a whole number of blocks.
         response_length: fill shorter responses to this length, the canvas of decoding; None for whole blocks.
+        template: of the prompt; the bare problem if None.
     """
     response = [*tokenizer(example.response, add_special_tokens=False)["input_ids"], eos_token_id]
     response += [eos_token_id] * (-len(response) % block_length)
     response += [eos_token_id] * ((response_length or 0) - len(response))
-    return Encoded(index, encode_prompt(example.prompt, tokenizer), response)
+    return Encoded(index, (template or Template()).encode(example.prompt, tokenizer), response)
 
 
 def collate(rows: Sequence[Encoded], pad_token_id: int) -> Batch:

@@ -1,40 +1,202 @@
 """Few-step accuracy: the same problems, decoded by several decoders at several step budgets."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
 
 from codd_lightning.backbones import AnyBackbone
 from codd_lightning.circuits import Circuit
 from codd_lightning.data import EncodedDataset
-from codd_lightning.decoding import DecodingConfig, generate
+from codd_lightning.decoding import DecodingConfig, Generation, generate
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation.intervals import wilson
 from codd_lightning.evaluation.rows import Row, row
+from codd_lightning.evaluation.samples import InMemory, Key, Sample, Store, key_of
 from codd_lightning.seeding import sample_generator
-from codd_lightning.tasks import Example, Grade, Task
+from codd_lightning.tasks import Task
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One decoded response and its grades."""
-
-    example: Example
-    decoder: str
-    steps_per_block: int
-    text: str
-    grade: Grade
-    nfe: int
-    response_tokens: int
-    circuit_calls: int
+Progress = Callable[[Iterable["Batch"]], Iterable["Batch"]]
 
 
 @dataclass(frozen=True)
 class FewStepResult:
-    """Rows of accuracies, and the samples they come from, decoder by decoder."""
+    """Rows of accuracies, and the samples they come from, setting by setting."""
 
     rows: list[Row]
     samples: list[list[Sample]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to decode all problems.
+
+    Attributes:
+        config: of the decoder, with its steps.
+        labels: what tells the setting's rows and samples from others.
+        template: of the prompts; None for the one of training.
+    """
+
+    config: DecodingConfig
+    labels: dict[str, Any]
+    template: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Problems that are decoded together: the unit of work that is dealt out, and done whole or not at all."""
+
+    setting: Setting
+    positions: list[int]
+
+    @property
+    def keys(self) -> list[Key]:
+        """Of its samples."""
+        return [key_of({**self.setting.labels, "index": position}) for position in self.positions]
+
+
+@dataclass(frozen=True)
+class FewStepEvaluation:
+    """Problems × settings, cut into batches that are the same however many processes share them.
+
+    So every sample is decoded beside the same others, and comes out the same to the last bit.
+
+    Attributes:
+        task: grades the responses.
+        dataset: the problems; the first `examples` are taken.
+        settings: how to decode them.
+        examples: how many problems.
+        batch_size: most problems in a batch.
+        batch_tokens: most tokens on its canvas, padding included; None for no such bound.
+        seed: of all draws; each problem has its own.
+        split: which the problems come from, for the rows.
+
+    Raises:
+        UserError: there are fewer problems than asked for.
+    """
+
+    task: Task
+    dataset: EncodedDataset
+    settings: Sequence[Setting]
+    examples: int
+    batch_size: int
+    seed: int
+    split: str
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.examples > len(self.dataset):
+            raise UserError(f"examples={self.examples} is more than the {len(self.dataset)} of the {self.split} split")
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """All work there is: in each setting, problems of similar length together."""
+        found = []
+        for setting in self.settings:
+            lengths = [len(self._prompt(position, setting)) for position in range(self.examples)]
+            response = setting.config.max_new_tokens
+            chosen: list[int] = []
+            for position in sorted(range(self.examples), key=lengths.__getitem__):
+                canvas = (len(chosen) + 1) * (lengths[position] + response)  # the longest comes last
+                full = len(chosen) == self.batch_size or (self.batch_tokens is not None and canvas > self.batch_tokens)
+                if chosen and full:
+                    found.append(Batch(setting, chosen))
+                    chosen = []
+                chosen.append(position)
+            found.append(Batch(setting, chosen))
+        return found
+
+    def decode(
+        self,
+        backbone: AnyBackbone,
+        circuit: Circuit | None,
+        store: Store,
+        rank: int = 0,
+        world_size: int = 1,
+        progress: Progress = iter,
+    ) -> None:
+        """Decodes every batch of this process that the store does not hold yet.
+
+        Args:
+            backbone: with a tokenizer.
+            circuit: for the coupled decoders.
+            store: keeps the samples, batch by batch.
+            rank, world_size: batches are dealt out one by one.
+            progress: wraps the batches that are left.
+        """
+        finished = store.finished()
+        mine = [batch for batch in self.batches[rank::world_size] if not all(key in finished for key in batch.keys)]
+        for batch in progress(mine):
+            store.add(list(self._samples(backbone, circuit, batch)))
+
+    def result(self, store: Store) -> FewStepResult:
+        """Rows and samples, once everything is decoded."""
+        finished = store.finished()
+        samples = [
+            [
+                Sample.of_record(
+                    finished[key_of({**setting.labels, "index": position})], self.dataset.example(position)[0]
+                )
+                for position in range(self.examples)
+            ]
+            for setting in self.settings
+        ]
+        rows = [row for decoded in samples for row in accuracy_rows(decoded, self.split)]
+        return FewStepResult(rows, samples)
+
+    def _prompt(self, position: int, setting: Setting) -> list[int]:
+        return self.dataset.prompt(position, setting.template)
+
+    def _samples(self, backbone: AnyBackbone, circuit: Circuit | None, batch: Batch) -> Iterator[Sample]:
+        """Decodes a batch; one that does not fit into memory in halves."""
+        started = time.perf_counter()
+        try:
+            generation = self._generate(backbone, circuit, batch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(batch.positions) == 1:
+                raise UserError(
+                    f"one problem of {len(self._prompt(batch.positions[0], batch.setting))} tokens does not fit "
+                    "into memory: use decoding.evidence_top_k, a smaller dtype, or a larger device"
+                ) from None
+            generation = None
+        if generation is None:  # out of the handler, where the failed batch's tensors are still referred to
+            half = len(batch.positions) // 2
+            for part in (batch.positions[:half], batch.positions[half:]):
+                yield from self._samples(backbone, circuit, Batch(batch.setting, part))
+            return
+        seconds = (time.perf_counter() - started) / len(batch.positions)
+        texts = generation.texts or [""] * len(batch.positions)
+        for place, position in enumerate(batch.positions):
+            example = self.dataset.example(position)[0]
+            tokens = generation.response_tokens[place]
+            yield Sample(
+                index=position,
+                labels=batch.setting.labels,
+                example=example,
+                text=texts[place],
+                pieces=_pieces(backbone.tokenizer, generation.sequences[place][-tokens:] if tokens else []),
+                grade=self.task.grade(example, texts[place], generation.ended[place]),
+                ended=generation.ended[place],
+                tokens=tokens,
+                nfe=generation.nfe[place],
+                circuit_calls=generation.circuit_calls[place],
+                seconds=seconds,
+            )
+
+    def _generate(self, backbone: AnyBackbone, circuit: Circuit | None, batch: Batch) -> Generation:
+        indices = [self.dataset.example(position)[1].index for position in batch.positions]
+        return generate(
+            backbone,
+            [self._prompt(position, batch.setting) for position in batch.positions],
+            batch.setting.config,
+            circuit=circuit,
+            generator=[sample_generator(self.seed, 0, index, "decoding") for index in indices],
+        )
 
 
 def evaluate_few_step(
@@ -49,7 +211,6 @@ def evaluate_few_step(
     batch_size: int,
     seed: int,
     split: str,
-    progress: Callable[[Iterable[tuple[DecodingConfig, int]]], Iterable[tuple[DecodingConfig, int]]] = iter,
 ) -> FewStepResult:
     """Strict and flexible accuracy of every decoder at every step budget, on the same problems and seeds.
 
@@ -64,66 +225,43 @@ def evaluate_few_step(
         batch_size: how many at once; problems of similar length go together.
         seed: of all draws; each problem has its own.
         split: which the problems come from, for the rows.
-        progress: wraps the settings that are gone through.
 
     Raises:
         UserError: there are fewer problems than asked for.
     """
-    if examples > len(dataset):
-        raise UserError(f"examples={examples} is more than the {len(dataset)} of the {split} split")
-    problems = [dataset.example(position) for position in range(examples)]
-    by_length = sorted(range(examples), key=lambda i: len(problems[i][1].prompt))
-    settings = [(decoder, budget) for decoder in decoders for budget in steps_per_block]
-    rows: list[Row] = []
-    all_samples: list[list[Sample]] = []
-    for decoder, budget in progress(settings):
-        config = decoder.replace(steps=budget * decoder.blocks)
-        name = config.proposal or ("factorized" if circuit is None else "any_order")
-        samples: dict[int, Sample] = {}
-        started = time.perf_counter()
-        for start in range(0, examples, batch_size):
-            chosen = by_length[start : start + batch_size]
-            generation = generate(
-                backbone,
-                [problems[i][1].prompt for i in chosen],
-                config,
-                circuit=circuit,
-                generator=[sample_generator(seed, 0, problems[i][1].index, "decoding") for i in chosen],
-            )
-            texts = generation.texts or [""] * len(chosen)
-            for place, i in enumerate(chosen):
-                example = problems[i][0]
-                samples[i] = Sample(
-                    example=example,
-                    decoder=name,
-                    steps_per_block=budget,
-                    text=texts[place],
-                    grade=task.grade(example, texts[place], generation.ended[place]),
-                    nfe=generation.nfe[place],
-                    response_tokens=generation.response_tokens[place],
-                    circuit_calls=generation.circuit_calls[place],
-                )
-        seconds = time.perf_counter() - started
-        ordered = [samples[i] for i in range(examples)]
-        all_samples.append(ordered)
-        rows += _accuracy_rows(ordered, config, name, budget, split, seconds)
-    return FewStepResult(rows, all_samples)
+    settings = [setting_of(decoder, budget, circuit) for decoder in decoders for budget in steps_per_block]
+    evaluation = FewStepEvaluation(task, dataset, settings, examples, batch_size, seed, split)
+    store = InMemory()
+    evaluation.decode(backbone, circuit, store)
+    return evaluation.result(store)
 
 
-def _accuracy_rows(
-    samples: Sequence[Sample], config: DecodingConfig, name: str, budget: int, split: str, seconds: float
-) -> list[Row]:
+def setting_of(
+    decoder: DecodingConfig, steps_per_block: int, circuit: Circuit | None, template: str | None = None, **labels: Any
+) -> Setting:
+    """A decoder at a step budget; further labels tell it from the same one with other options."""
+    named = {
+        "decoder": decoder.proposal or ("factorized" if circuit is None else "any_order"),
+        "remasking": decoder.remasking,
+        "eos": decoder.eos,
+        **labels,
+        "steps_per_block": steps_per_block,
+    }
+    if template is not None:
+        named = {"template": template, **named}
+    return Setting(decoder.replace(steps=steps_per_block * decoder.blocks), named, template)
+
+
+def accuracy_rows(samples: Sequence[Sample], split: str) -> list[Row]:
+    """Strict and flexible accuracy of one setting, with what it cost."""
     n = len(samples)
     nfe = sum(sample.nfe for sample in samples)
     labels = {
-        "decoder": name,
-        "remasking": config.remasking,
-        "eos": config.eos,
-        "steps_per_block": budget,
+        **samples[0].labels,
         "nfe": nfe / n,
-        "tpf": sum(sample.response_tokens for sample in samples) / nfe,
+        "tpf": sum(sample.tokens for sample in samples) / nfe,
         "circuit_calls": sum(sample.circuit_calls for sample in samples) / n,
-        "seconds_per_sample": seconds / n,
+        "seconds_per_sample": sum(sample.seconds for sample in samples) / n,
     }
     rows = []
     for metric, right in (
@@ -133,3 +271,14 @@ def _accuracy_rows(
         low, high = wilson(right, n)
         rows.append(row(metric, right / n, low, high, n, "fraction", split, **labels))
     return rows
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+    """Each token as text of its own."""
+    if tokenizer is None:
+        return [str(token) for token in tokens]
+    return [str(tokenizer.decode([token])) for token in tokens]

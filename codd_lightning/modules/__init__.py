@@ -1,7 +1,13 @@
 """LightningModules: a backbone, alone or with a circuit, under a training objective."""
 
 from codd_lightning.modules.backbone_module import BackboneModule
-from codd_lightning.modules.blocks import Blocks, clean_blocks, conditional_log_likelihood, scored_blocks
+from codd_lightning.modules.blocks import (
+    Blocks,
+    clean_blocks,
+    conditional_log_likelihood,
+    response_blocks,
+    scored_blocks,
+)
 from codd_lightning.modules.circuit_module import CircuitModule
 from codd_lightning.modules.initialization import Initialization
 from codd_lightning.modules.noise import Noise
@@ -30,5 +36,6 @@ __all__ = [
     "Schedule",
     "clean_blocks",
     "conditional_log_likelihood",
+    "response_blocks",
     "scored_blocks",
 ]

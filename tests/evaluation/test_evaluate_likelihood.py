@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from codd_lightning.backbones import as_backbone
@@ -14,6 +14,7 @@ from codd_lightning.circuits import HMM
 from codd_lightning.data import TaskDataModule
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import evaluate_likelihood
+from codd_lightning.evaluation.likelihood import sequential_log_likelihood
 from codd_lightning.modules import Noise
 
 EOS, BLOCK, VOCABULARY = 1, 3, 24
@@ -218,3 +219,67 @@ def test_more_examples_than_there_are_is_refused(
     backbone = as_backbone(fixed_logits(some_logits(BLOCK), words.mask_token_id, [EOS]))
     with pytest.raises(UserError, match=r"evaluation\.likelihood_examples=2 .*1 examples of the test split"):
         evaluate_likelihood(backbone, data, Noise(block_length=BLOCK), examples=2, batch_size=1, split="test")
+
+
+class Conditional(nn.Module):
+    """A backbone over a known joint of two binary words, `p(x, y)`: it answers the true conditional marginals."""
+
+    tokenizer = None
+
+    def __init__(self, joint: Tensor, mask_token_id: int, words_of: list[int]):
+        super().__init__()
+        self.joint, self.mask_token_id, self.words_of = joint, mask_token_id, words_of
+        self.vocab_size, self.eos_token_ids = VOCABULARY, [EOS]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        logits = torch.full((*input_ids.shape, VOCABULARY), -30.0)
+        logits[:, -1, EOS] = 30.0
+        for row, ids in enumerate(input_ids.tolist()):
+            x, y = ids[-3:-1]
+            fits = self.joint.clone()
+            for axis, known in ((0, x), (1, y)):
+                if known != self.mask_token_id:
+                    other = 1 - self.words_of.index(known)
+                    fits.index_fill_(axis, torch.tensor([other]), 0.0)
+            for place, marginal in ((-3, fits.sum(1)), (-2, fits.sum(0))):
+                logits[row, place, self.words_of] = (marginal / marginal.sum()).log().clamp_min(-30)
+        return logits
+
+
+def test_the_sequential_likelihood_of_a_true_backbone_is_that_of_the_joint(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    joint = torch.tensor([[0.5, 0.1], [0.15, 0.25]])
+    ids = words.convert_tokens_to_ids(["w5", "w6"])
+    answers = [(x, y) for x in (0, 1) for y in (0, 1)]
+    data = data_of(listed_task(test=[(text(0), text(5 + x, 5 + y)) for x, y in answers]), words)
+    rows = evaluate_likelihood(
+        as_backbone(Conditional(joint, words.mask_token_id, ids)),
+        data,
+        Noise(block_length=BLOCK, fully_masked=1.0),
+        examples=4,
+        batch_size=3,
+        split="test",
+        sequential=True,
+    )
+    found = values(rows)
+    tokens = 4 * 3  # two words and the EOS, which is certain
+    assert found["nll_sequential"] == pytest.approx(-float(joint.log().sum()) / tokens, abs=1e-5)
+    marginals = [joint.sum(1)[x].log() + joint.sum(0)[y].log() for x, y in answers]
+    factorized = -float(torch.stack(marginals).sum()) / tokens
+    assert found["nll_factorized"] == pytest.approx(factorized, abs=1e-5)
+    gap = found["nll_factorized"] - found["nll_sequential"]
+    assert found["misspecification_gap"] == pytest.approx(gap, abs=1e-6)
+
+
+def test_the_surest_token_is_revealed_first(listed_task: Callable[..., Any], words: PreTrainedTokenizerFast) -> None:
+    """Each word is counted with what was revealed before it: the order shows in the parts, not in the sum."""
+    joint = torch.tensor([[0.01, 0.04], [0.05, 0.9]])  # x is surer than y
+    ids = words.convert_tokens_to_ids(["w5", "w6"])
+    data = data_of(listed_task(test=[(text(0), text(6, 5))]), words)
+    backbone = as_backbone(Conditional(joint, words.mask_token_id, ids))
+    batch = data.collate([data.dataset("test")[0]])
+    noised = Noise(block_length=BLOCK, fully_masked=1.0)(batch, words.mask_token_id, 0, "test")
+    found = sequential_log_likelihood(backbone, batch, noised)[0, -3:-1]
+    assert found[0].exp() == pytest.approx(0.95, abs=1e-5)  # p(x)
+    assert found[1].exp() == pytest.approx(0.05 / 0.95, abs=1e-5)  # p(y | x)

@@ -112,8 +112,8 @@ def test_samples_come_in_the_order_of_the_problems(bench: Callable[..., Bench]) 
     assert len(result.samples) == 2
     for samples, budget in zip(result.samples, (1, 4), strict=True):
         assert [(s.example.prompt, s.text) for s in samples] == PROBLEMS
-        assert [s.response_tokens for s in samples] == TOKENS
-        assert {(s.decoder, s.steps_per_block) for s in samples} == {("factorized", budget)}
+        assert [s.tokens for s in samples] == TOKENS
+        assert {(s.labels["decoder"], s.labels["steps_per_block"]) for s in samples} == {("factorized", budget)}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

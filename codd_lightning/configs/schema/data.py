@@ -9,6 +9,15 @@ from codd_lightning.configs.schema.fields import ranged
 
 
 @dataclass
+class Template:
+    """How a problem is put to the backbone."""
+
+    text: str = "{prompt}"
+    system: str | None = None
+    chat: bool = True
+
+
+@dataclass
 class Data:
     """What every data choice has."""
 
@@ -22,6 +31,8 @@ class Data:
     max_response_tokens: int = ranged(256, minimum=1)
     response_padding: str = "canvas"
     num_workers: int = ranged(0, minimum=0)
+    template: str = "plain"
+    templates: dict[str, Template] = field(default_factory=dict)
 
 
 @dataclass

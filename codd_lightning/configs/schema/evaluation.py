@@ -48,8 +48,11 @@ class Evaluation:
     examples: int = ranged(500, minimum=0)
     likelihood_examples: int = ranged(500, minimum=0)
     likelihood_canvas: str = "uniform"
+    sequential_likelihood: bool = False
     barrier_examples: int = ranged(0, minimum=0)
+    templates: list[str] = field(default_factory=list)
     batch_size: int = ranged(128, minimum=1)
+    batch_tokens: int | None = ranged(None, minimum=1)
 
 
 @dataclass

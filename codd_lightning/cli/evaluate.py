@@ -1,0 +1,110 @@
+"""`codd evaluate`: the figures of the test split without training, by one process or several."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import lightning as L
+from omegaconf import DictConfig
+
+from codd_lightning.cli.build import build
+from codd_lightning.cli.compose import compose_experiment, without_effect
+from codd_lightning.cli.console import log_to, quiet_libraries
+from codd_lightning.cli.feasible import require_feasible
+from codd_lightning.cli.finished_run import TRAINED, FinishedRun
+from codd_lightning.cli.manifest import Manifest, fingerprint
+from codd_lightning.cli.measure import count_parameters, measure, say
+from codd_lightning.cli.processes import Processes, launch
+from codd_lightning.cli.run_folder import RunFolder
+from codd_lightning.cli.train import print_keys
+from codd_lightning.errors import UserError
+from codd_lightning.evaluation import write_results
+
+log = logging.getLogger("codd_lightning")
+
+UNTRAINED_BACKBONE = "codd_lightning.backbones.new_backbone"
+WITHOUT_PARAMETERS = "codd_lightning.circuits.Factorized"
+
+
+def evaluate_command(args: argparse.Namespace) -> int:
+    """The command: measures what is trained already."""
+    if args.experiment is None:
+        raise UserError("codd evaluate needs an EXPERIMENT: a name in experiments/ or a path")
+    processes = Processes.of_environment()
+    try:
+        config = compose_experiment(args.experiment, args.overrides)
+        if args.help:
+            print_keys("evaluate", args.experiment, config)
+            return 0
+        config.output_dir = str(processes.first(lambda: RunFolder.path_of(config)))
+        if processes.size == 1 and config.trainer.devices > 1:
+            folder = f"output_dir={config.output_dir}"
+            return launch(config.trainer.devices, ["evaluate", args.experiment, *args.overrides, folder])
+        evaluate(config, processes)
+    except UserError:
+        if processes.rank:  # the first one says it
+            sys.exit(2)
+        raise
+    return 0
+
+
+def evaluate(config: DictConfig, processes: Processes) -> None:
+    """Every figure of the test split, into `results.json` of `output_dir`.
+
+    A folder that holds a finished training run lends what it has trained, and keeps its rows of training; otherwise
+    backbone and circuit are those of the configuration, and must be trained ones.
+
+    Raises:
+        UserError: there is nothing trained, or the folder holds something else.
+    """
+    quiet_libraries()
+    L.seed_everything(config.seed, verbose=False)
+    run = FinishedRun.at(Path(config.output_dir))
+    if run is not None:
+        run.require_same(config)
+    trained = config if run is None else run.lend(config)
+    _require_trained(trained)
+    if processes.size > 1 and trained.backbone.get("device") == "cuda":
+        trained.backbone.device = f"cuda:{processes.local_rank}"
+    experiment = build(trained)
+    require_feasible(trained, experiment, training=False)
+    folder = processes.first(lambda: RunFolder(config) if run is None else RunFolder.of(run.path))
+    manifest: Manifest | None = None
+    if processes.rank == 0:
+        log_to(folder.log_file)
+        for option in without_effect(config):
+            log.warning("%s has no effect here", option)
+        if run is None:
+            manifest = Manifest(folder, config)
+            manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})
+    rows = measure(trained, experiment, folder.path, processes, discard=config.overwrite)
+    if processes.rank:
+        return
+    seconds = 0.0
+    if manifest is not None:
+        manifest.update()
+        seconds = manifest.seconds
+    if run is not None:
+        run.note_measurement(config)
+        rows = [*run.training_rows, *rows]
+        seconds = run.results["seconds"]
+    write_results(
+        folder.results_file,
+        experiment=config.experiment_name,
+        seconds=seconds,
+        parameters=count_parameters(experiment),
+        metrics=rows,
+    )
+    folder.finish()
+    say(rows)
+    log.info("results: %s", folder.results_file)
+
+
+def _require_trained(config: DictConfig) -> None:
+    circuit, backbone = config.circuit._target_, config.backbone._target_
+    mend = "give output_dir=FOLDER of a finished run, or {0}=pretrained {0}.path_or_repo=FOLDER"
+    if circuit not in (None, WITHOUT_PARAMETERS, TRAINED["circuit"]):
+        raise UserError(f"circuit={circuit.rsplit('.')[-1].lower()} has learnt nothing yet: {mend.format('circuit')}")
+    if backbone == UNTRAINED_BACKBONE:
+        raise UserError(f"backbone=llama_scratch has learnt nothing yet: {mend.format('backbone')}")

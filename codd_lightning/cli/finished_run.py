@@ -1,0 +1,80 @@
+"""A finished training run, which lends what it has trained and can be measured again."""
+
+import json
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from codd_lightning.cli.manifest import versions_and_commit
+from codd_lightning.cli.run_folder import write_text
+from codd_lightning.errors import UserError
+from codd_lightning.evaluation import Row
+
+# Folders of what a run has trained, each with the part of the configuration whose place it takes, and its loader.
+TRAINED = {
+    "circuit": "codd_lightning.circuits.load_circuit",
+    "backbone": "codd_lightning.backbones.load_backbone",
+}
+# What a second measurement may not change.
+THE_SAME = ("backbone", "circuit", "data.task", "data.block_length")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A folder with results and with what was trained.
+
+    Attributes:
+        path: of the folder.
+        results: what `results.json` holds.
+    """
+
+    path: Path
+    results: dict[str, Any]
+
+    @classmethod
+    def at(cls, path: Path) -> "FinishedRun | None":
+        """The finished training run in a folder; None where there is none."""
+        results = path / "results.json"
+        if not results.is_file() or not any((path / part).is_dir() for part in TRAINED):
+            return None
+        return cls(path, json.loads(results.read_text()))
+
+    def require_same(self, config: DictConfig) -> None:
+        """Checks that a configuration speaks of this run.
+
+        Raises:
+            UserError: it names another backbone, circuit, task or block length.
+        """
+        saved = OmegaConf.load(self.path / "config.yaml")
+        for key in THE_SAME:
+            now = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
+            if OmegaConf.select(saved, key) != OmegaConf.select(now, key):
+                raise UserError(f"output_dir={self.path} is a run of another {key}: give another folder")
+
+    def lend(self, config: DictConfig) -> DictConfig:
+        """A configuration with what this run has trained in the place of what it started from."""
+        changed = config.copy()
+        OmegaConf.set_struct(changed, False)
+        for part, loader in TRAINED.items():
+            if (self.path / part).is_dir():
+                device = {"device": config.backbone.get("device", "cpu")} if part == "backbone" else {}
+                changed[part] = OmegaConf.create({"_target_": loader, "path_or_repo": str(self.path / part), **device})
+        return changed
+
+    @property
+    def training_rows(self) -> list[Row]:
+        """What a second measurement does not measure again."""
+        return [measured for measured in self.results["metrics"] if measured["split"] == "train"]
+
+    def note_measurement(self, config: DictConfig) -> None:
+        """Adds to the manifest that the figures were measured again, when and with what."""
+        file = self.path / "manifest.json"
+        manifest = json.loads(file.read_text())
+        options = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("evaluation", "decoding")}
+        again = {"started": datetime.now().isoformat(timespec="seconds"), "command_line": sys.argv, **options}
+        manifest["measured_again"] = [*manifest.get("measured_again", []), {**again, **versions_and_commit()}]
+        write_text(file, json.dumps(manifest, indent=1, default=str) + "\n")

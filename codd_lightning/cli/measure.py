@@ -1,0 +1,172 @@
+"""Every figure of the test split."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from tqdm.auto import tqdm
+
+from codd_lightning.cli.build import Experiment
+from codd_lightning.cli.manifest import fingerprint
+from codd_lightning.cli.processes import Processes
+from codd_lightning.cli.run_folder import write_text
+from codd_lightning.errors import UserError
+from codd_lightning.evaluation import (
+    FewStepEvaluation,
+    Row,
+    SampleFolder,
+    accuracy_table,
+    evaluate_barrier,
+    evaluate_likelihood,
+    likelihood_table,
+    render,
+    setting_of,
+    write_samples,
+)
+from codd_lightning.evaluation.few_step import Batch
+from codd_lightning.modules import Noise
+
+log = logging.getLogger("codd_lightning")
+
+# Of the configuration, what decides how a sample comes out.
+DECIDES = ("data", "decoding", "evaluation", "seed")
+SPLIT = "test"
+
+
+def measure(config: DictConfig, experiment: Experiment, folder: Path, processes: Processes, discard: bool) -> list[Row]:
+    """Likelihoods, the known barrier and few-step accuracy, as far as the configuration asks for them.
+
+    Samples are kept in `folder/samples` as they are decoded, so that a measurement which was stopped goes on,
+    and are in `folder/samples.jsonl` in the end.
+
+    Args:
+        config: of the run.
+        experiment: its objects, trained.
+        folder: of the run.
+        processes: share the decoding; only the first one returns rows.
+        discard: samples of other weights or settings, which a stopped measurement left, are deleted, not refused.
+
+    Raises:
+        UserError: there are such samples.
+    """
+    module = experiment.module.eval()
+    backbone = experiment.backbone.to(module.device).eval()
+    rows = _sums(config, experiment, backbone) if processes.rank == 0 else []
+    options = config.evaluation
+    if not (options.examples and experiment.decoders):
+        return rows
+    evaluation = few_step(config, experiment)
+    path = folder / "samples"
+    processes.first(lambda: _require_own(path, _decisive(config, experiment), discard))
+    store = SampleFolder(path, processes.rank)
+    show = config.trainer.progress_bar and processes.rank == 0
+    evaluation.decode(
+        backbone, experiment.circuit, store, processes.rank, processes.size, progress=_progress if show else iter
+    )
+    processes.wait()
+    if processes.rank != 0:
+        return []
+    result = evaluation.result(store)
+    write_samples(folder / "samples.jsonl", (sample.record() for decoded in result.samples for sample in decoded))
+    return rows + result.rows
+
+
+def count_parameters(experiment: Experiment) -> dict[str, int]:
+    """Of the backbone and of the circuit."""
+    parts = {"backbone": experiment.backbone, "circuit": experiment.circuit}
+    return {name: 0 if part is None else sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+
+def say(rows: Sequence[Row]) -> None:
+    """Shows what was measured."""
+    if any("mask_ratio" in measured for measured in rows):
+        log.info(render(likelihood_table(rows)))
+    for metric in ("strict_accuracy", "flexible_accuracy"):
+        if any(measured["name"] == metric for measured in rows):
+            log.info(render(accuracy_table(rows, metric)))
+    for measured in rows:
+        if "head" in measured:
+            log.info("%s, %s: %.4f %s", measured["name"], measured["head"], measured["value"], measured["unit"])
+
+
+def few_step(config: DictConfig, experiment: Experiment) -> FewStepEvaluation:
+    """Every decoder at every budget, under every template."""
+    options = config.evaluation
+    return FewStepEvaluation(
+        experiment.task,
+        experiment.data.dataset(SPLIT),
+        [
+            setting_of(decoder, budget, experiment.circuit, template)
+            for template in (list(options.templates) or [None])
+            for decoder in experiment.decoders
+            for budget in options.steps_per_block
+        ],
+        examples=options.examples,
+        batch_size=options.batch_size,
+        batch_tokens=options.batch_tokens,
+        seed=config.seed,
+        split=SPLIT,
+    )
+
+
+def _sums(config: DictConfig, experiment: Experiment, backbone: Any) -> list[Row]:
+    """What is measured without drawing a sample."""
+    options = config.evaluation
+    rows: list[Row] = []
+    if options.likelihood_examples:
+        rows += evaluate_likelihood(
+            backbone,
+            experiment.data,
+            Noise(options.likelihood_canvas, config.data.block_length, 0.0, config.seed),
+            circuit=experiment.circuit,
+            examples=options.likelihood_examples,
+            batch_size=options.batch_size,
+            split=SPLIT,
+            evidence_top_k=config.decoding.evidence_top_k,
+            sequential=options.sequential_likelihood,
+        )
+    if options.barrier_examples:
+        rows += evaluate_barrier(
+            backbone,
+            experiment.task,
+            experiment.data.dataset(SPLIT),
+            circuit=experiment.circuit,
+            examples=options.barrier_examples,
+            split=SPLIT,
+        )
+    return rows
+
+
+def _decisive(config: DictConfig, experiment: Experiment) -> dict[str, Any]:
+    """What samples of one measurement have in common."""
+    circuit = experiment.circuit
+    return {
+        "backbone": fingerprint(experiment.backbone),
+        "circuit": None if circuit is None else fingerprint(circuit),
+        **{name: OmegaConf.to_container(OmegaConf.create({"": config[name]}), resolve=True) for name in DECIDES},
+    }
+
+
+def _require_own(path: Path, decisive: dict[str, Any], discard: bool) -> None:
+    """Makes the folder of the samples, or finds it as a stopped measurement of the same left it."""
+    settings = path / "settings.json"
+    text = json.dumps(decisive, indent=1, sort_keys=True) + "\n"
+    if path.exists() and (not settings.exists() or settings.read_text() != text):
+        if not discard:
+            raise UserError(f"{path} holds samples of other weights or settings: add overwrite=true to delete them")
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(settings, text)
+
+
+def _progress(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """A bar over the samples that are left, with the time that they will take."""
+    waiting = list(batches)
+    with tqdm(total=sum(len(batch.positions) for batch in waiting), desc=SPLIT, unit="sample", leave=False) as bar:
+        for batch in waiting:
+            yield batch
+            bar.update(len(batch.positions))

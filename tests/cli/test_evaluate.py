@@ -1,0 +1,157 @@
+"""`codd evaluate` as a user runs it: alone, by two processes, after a kill, and with the wrong folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codd_lightning.cli.main import main
+
+SMALL = [
+    "data.train_size=48",
+    "data.validation_size=16",
+    "data.test_size=16",
+    "trainer.max_epochs=1",
+    "trainer.progress_bar=false",
+    "trainer.num_threads=1",
+    "callbacks.few_step_reasoning.examples=2",
+    "evaluation.examples=4",
+    "evaluation.likelihood_examples=8",
+    "evaluation.steps_per_block=[4]",
+]
+MEASURE = [*SMALL, "evaluation.examples=12", "evaluation.batch_size=5", "evaluation.steps_per_block=[1,4]"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    assert main(["train", "smoke", *SMALL, f"output_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation by one process."""
+    folder = tmp_path_factory.mktemp("alone") / "evaluation"
+    assert main(["evaluate", "smoke", *MEASURE, *pretrained(trained), f"output_dir={folder}"]) == 0
+    return folder
+
+
+def pretrained(run: Path) -> list[str]:
+    return ["circuit=pretrained", f"circuit.path_or_repo={run / 'circuit'}"]
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    """What was decoded, without the time that it took."""
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    metrics = json.loads((folder / "results.json").read_text())["metrics"]
+    return [{k: v for k, v in row.items() if k != "seconds_per_sample"} for row in metrics]
+
+
+def test_every_sample_is_written_and_the_rows_are_their_shares(alone: Path) -> None:
+    decoded = samples(alone)
+    assert len(decoded) == 3 * 2 * 12
+    for row in rows(alone):
+        if row["name"] in ("strict_accuracy", "flexible_accuracy"):
+            labels = ("decoder", "remasking", "eos", "steps_per_block")
+            mine = [s for s in decoded if all(s[label] == row[label] for label in labels)]
+            grade = row["name"].partition("_")[0]
+            assert row["n"] == len(mine) == 12
+            assert row["value"] == pytest.approx(sum(s[grade] for s in mine) / 12)
+            assert row["nfe"] == pytest.approx(sum(s["nfe"] for s in mine) / 12)
+            assert row["tpf"] == pytest.approx(sum(s["tokens"] for s in mine) / sum(s["nfe"] for s in mine))
+    assert all(len(s["pieces"]) == s["tokens"] for s in decoded)
+    assert not (alone / "samples").exists()
+
+
+def test_two_processes_decode_what_one_does_to_the_last_token(trained: Path, alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    both = ["trainer.devices=2", f"output_dir={folder}"]
+    assert main(["evaluate", "smoke", *MEASURE, *pretrained(trained), *both]) == 0
+    assert samples(folder) == samples(alone)
+    assert rows(folder) == rows(alone)
+
+
+def test_a_stopped_evaluation_decodes_only_what_is_missing(
+    trained: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import codd_lightning.evaluation.few_step as few_step
+
+    command = ["evaluate", "smoke", *MEASURE, *pretrained(trained), f"output_dir={tmp_path / 'stopped'}"]
+    decode, asked = few_step.generate, []
+
+    def stops_at_the_fifth(*args: Any, **options: Any) -> Any:
+        asked.append(len(args[1]))
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return decode(*args, **options)
+
+    monkeypatch.setattr(few_step, "generate", stops_at_the_fifth)
+    assert main(command) == 130
+    kept = tmp_path / "stopped" / "samples" / "rank_0000.jsonl"
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-40])  # a kill in the middle of a line
+    assert main(command) == 0
+    assert len(asked) == 5 + 18 - 3  # 18 batches; of four finished ones the torn one is decoded again
+    assert samples(tmp_path / "stopped") == samples(alone)
+    assert rows(tmp_path / "stopped") == rows(alone)
+
+
+def test_a_finished_run_is_measured_again_in_its_folder(trained: Path, alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    assert main(["evaluate", "smoke", *MEASURE, f"output_dir={folder}"]) == 0
+    assert samples(folder) == samples(alone)
+    assert "training_seconds" in [row["name"] for row in rows(folder)]
+    assert [row for row in rows(folder) if row["split"] == "test"] == rows(alone)
+    again = json.loads((folder / "manifest.json").read_text())["measured_again"]
+    assert [entry["evaluation"]["examples"] for entry in again] == [12]
+
+
+def test_what_has_learnt_nothing_is_refused_and_nothing_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "smoke", *SMALL, f"output_dir={tmp_path / 'none'}"]) == 2
+    error = capfd.readouterr().err
+    assert "circuit=hmm has learnt nothing yet: give output_dir=FOLDER of a finished run" in error
+    assert len(error.splitlines()) == 1
+    assert main(["evaluate", "list_backbone", f"output_dir={tmp_path / 'none'}"]) == 2
+    assert "backbone=llama_scratch has learnt nothing yet" in capfd.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_template_that_does_not_exist_is_refused(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [*pretrained(trained), "evaluation.templates=[shouting]", f"output_dir={tmp_path / 'none'}"]
+    assert main(["evaluate", "smoke", *SMALL, *given]) == 2
+    assert "evaluation.templates: shouting is not one of plain" in capfd.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_of_another_circuit_is_refused(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = (trained / "results.json").read_bytes()
+    assert main(["evaluate", "smoke", *SMALL, "circuit.num_states=8", f"output_dir={trained}"]) == 2
+    assert "is a run of another circuit" in capfd.readouterr().err
+    assert (trained / "results.json").read_bytes() == before
+
+
+def test_samples_of_other_settings_are_refused_and_kept(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "samples").mkdir()
+    (folder / "samples" / "settings.json").write_text("{}\n")
+    assert main(["evaluate", "smoke", *MEASURE, f"output_dir={folder}"]) == 2
+    assert "holds samples of other weights or settings: add overwrite=true" in capfd.readouterr().err
+    assert (folder / "samples" / "settings.json").read_text() == "{}\n"

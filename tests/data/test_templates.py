@@ -1,0 +1,91 @@
+"""Prompt templates: the very token ids that a problem becomes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from codd_lightning.data import TaskDataModule, Template
+from codd_lightning.errors import UserError
+
+CHAT = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}w9{% endif %}"
+
+
+def test_a_template_puts_words_around_the_problem(words: PreTrainedTokenizerFast) -> None:
+    ids = Template("w1 {prompt} w2 {prompt}").encode("w5 w6", words)
+    assert words.convert_ids_to_tokens(ids) == ["w1", "w5", "w6", "w2", "w5", "w6"]
+
+
+def test_braces_of_a_problem_stay(words: PreTrainedTokenizerFast) -> None:
+    seen: list[str] = []
+
+    class Spy:
+        chat_template = None
+
+        def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+            seen.append(text)
+            return {"input_ids": []}
+
+    Template("solve: {prompt}").encode("{x} in {0} {prompt!r}", Spy())
+    assert seen == ["solve: {x} in {0} {prompt!r}"]
+
+
+@pytest.mark.parametrize(
+    ("template", "rendered"),
+    [
+        (Template("w1 {prompt}"), "user w1 w5 w9"),
+        (Template("{prompt}", system="w2"), "system w2 user w5 w9"),
+        (Template("w1 {prompt}", chat=False), "w1 w5"),
+    ],
+)
+def test_the_chat_template_is_used_where_there_is_one(
+    template: Template, rendered: str, words: PreTrainedTokenizerFast
+) -> None:
+    words.chat_template = CHAT
+    assert template.encode("w5", words) == words(rendered, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: Template("no place"), "has no {prompt}"),
+        (lambda: Template(system="be brief", chat=False), "has no effect with chat=false"),
+    ],
+)
+def test_a_template_that_says_nothing_of_the_problem_is_refused(make: Callable[[], Template], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        make()
+
+
+def test_a_system_prompt_needs_a_chat_template(words: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match="needs a chat template"):
+        Template(system="w1").encode("w2", words)
+
+
+def test_training_and_evaluation_may_use_different_templates(
+    words: PreTrainedTokenizerFast, listed_task: Callable[..., Any]
+) -> None:
+    sizes: dict[str, Any] = {"train_size": None, "validation_size": None, "test_size": None}
+    data = TaskDataModule(
+        listed_task(test=[("w5", "w6")]),
+        words,
+        1,
+        block_length=2,
+        batch_size=1,
+        max_prompt_tokens=8,
+        max_response_tokens=2,
+        template="short",
+        templates={"short": Template("w1 {prompt}"), "long": Template("w1 w2 w3 {prompt}")},
+        **sizes,
+    )
+    dataset = data.dataset("test")
+
+    def tokens(ids: list[int]) -> list[str]:
+        return words.convert_ids_to_tokens(ids)
+
+    assert tokens(dataset[0].prompt) == tokens(dataset.prompt(0)) == ["w1", "w5"]
+    assert tokens(dataset.prompt(0, "long")) == ["w1", "w2", "w3", "w5"]
+    assert tokens(dataset.prompt(0, "plain")) == ["w5"]
+    with pytest.raises(UserError, match=r"data.template=shrill is not one of plain, short, long"):
+        dataset.prompt(0, "shrill")
