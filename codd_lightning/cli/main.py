@@ -43,6 +43,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from codd_lightning.cli.evaluate import evaluate_command
 
         return evaluate_command(args)
+    if args.command == "report":
+        from codd_lightning.cli.report import report_command
+
+        return report_command(args)
     if args.command in ("import", "export"):
         from codd_lightning.cli.circuit_files import export_command, import_command
 

@@ -44,7 +44,7 @@ def series_label(measured: Row) -> str:
         label += f", {measured['template']}"
     if measured["split"] != "test":
         label += f", {measured['split']}"
-    return label
+    return label if len(label) <= 48 else f"{label[:47]}…"
 
 
 def write_results(

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from codd_lightning.evaluation.figures.style import legend_below, line_style, new_axes, styled
+from codd_lightning.evaluation.figures.style import errors, legend_below, line_style, new_axes, styled
 from codd_lightning.evaluation.rows import Row, series_label
 
 # What accuracy is drawn against, and what the axis says.
@@ -37,10 +37,7 @@ def accuracy_by(rows: Sequence[Row], cost: str, metric: str = "strict_accuracy")
         axes.errorbar(
             [row[cost] * shift for row in measured],
             [100 * row["value"] for row in measured],
-            yerr=[
-                [100 * (row["value"] - row["low"]) for row in measured],
-                [100 * (row["high"] - row["value"]) for row in measured],
-            ],
+            yerr=errors(measured, 100),
             label=label,
             elinewidth=0.9,
             **line_style(number),
@@ -92,5 +89,5 @@ def _cost_axis(axes: Axes, cost: str, values: Sequence[float]) -> None:
     if cost == "steps_per_block" and len(set(values)) <= 10:
         axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))))
     elif cost == "seconds_per_sample":
-        few = max(values) / min(values) < 30
+        few = max(values) / min(values) < 300
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from codd_lightning.evaluation.figures.style import legend_below, line_style, new_axes, styled
+from codd_lightning.evaluation.figures.style import errors, legend_below, line_style, new_axes, styled
 from codd_lightning.evaluation.rows import Row
 
 QUANTITIES = {"nats_left": "nats left per problem", "one_step_right": "one step right, probability"}
@@ -56,15 +56,15 @@ def barrier_by_states(circuits: Sequence[Learnt], name: str, sufficient: int | N
         measured.sort(key=lambda pair: pair[0])
         states = [pair[0] for pair in measured]
         values = [pair[1]["value"] for pair in measured]
-        errors = [
-            [max(0.0, row["value"] - row["low"]) for _, row in measured],
-            [max(0.0, row["high"] - row["value"]) for _, row in measured],
-        ]
-        axes.errorbar(states, values, yerr=errors, label=rule, elinewidth=0.9, **line_style(number))
+        axes.errorbar(
+            states, values, yerr=errors([row for _, row in measured]), label=rule, elinewidth=0.9, **line_style(number)
+        )
     if factorized is not None:
         axes.axhline(factorized, color="#666666", linewidth=1, linestyle=(0, (1, 1)), label="factorized")
     if sufficient is not None:
-        axes.axvline(sufficient, color="black", linewidth=1, linestyle=(0, (5, 3)), label=f"{sufficient} states suffice")
+        axes.axvline(
+            sufficient, color="black", linewidth=1, linestyle=(0, (5, 3)), label=f"{sufficient} states suffice"
+        )
     axes.set_xscale("log", base=2)
     sizes = sorted({circuit.num_states for circuit in circuits})
     axes.xaxis.set_major_locator(FixedLocator(_apart(sizes)))

@@ -35,10 +35,10 @@ def heat_map(values: Mapping[tuple[object, object], float], vertical: str, horiz
     down = sorted({pair[0] for pair in values}, key=_order)
     across = sorted({pair[1] for pair in values}, key=_order)
     grid = [[values.get((v, h), float("nan")) for h in across] for v in down]
-    longest = max(len(f"{setting}") for setting in down)
-    figure, axes = new_axes(
-        height=1.4 + 0.42 * len(down), width=max(4.2, 2.0 + 0.07 * longest + 0.75 * len(across))
-    )
+    longest_down, longest_across = (max(len(f"{setting}") for setting in axis) for axis in (down, across))
+    column = max(0.75, 0.095 * longest_across)  # inches: the labels below fit beside each other
+    width = max(4.2, 2.0 + 0.07 * longest_down + column * len(across))
+    figure, axes = new_axes(height=1.4 + 0.42 * len(down), width=width)
     image = axes.imshow(grid, cmap=matplotlib.colormaps[SEQUENTIAL], aspect="auto", origin="lower")
     axes.set_xticks(range(len(across)), [f"{setting}" for setting in across])
     axes.set_yticks(range(len(down)), [f"{setting}" for setting in down])

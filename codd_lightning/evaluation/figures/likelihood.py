@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from codd_lightning.evaluation.figures.style import COLOURS, legend_below, line_style, new_axes, styled
+from codd_lightning.evaluation.figures.style import COLOURS, errors, legend_below, line_style, new_axes, styled
 from codd_lightning.evaluation.rows import Row
 
 CURVES = {
@@ -73,12 +73,13 @@ def _middle(row: Row) -> float:
 
 def _line(axes: Axes, measured: Sequence[Row], label: str, number: int) -> None:
     values = [row["value"] for row in measured]
-    errors = [
-        [max(0.0, row["value"] - row["low"]) for row in measured],
-        [max(0.0, row["high"] - row["value"]) for row in measured],
-    ]
     axes.errorbar(
-        [_middle(row) for row in measured], values, yerr=errors, label=label, elinewidth=0.9, **line_style(number)
+        [_middle(row) for row in measured],
+        values,
+        yerr=errors(measured),
+        label=label,
+        elinewidth=0.9,
+        **line_style(number),
     )
 
 

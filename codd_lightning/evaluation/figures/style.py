@@ -1,6 +1,6 @@
 """How every figure looks and is written: the one place that knows matplotlib's settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from io import StringIO
 from pathlib import Path
@@ -10,6 +10,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from codd_lightning.evaluation.rows import Row
+
 # Okabe & Ito's palette, told apart with any colour vision; its yellow is left out, being too faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -17,7 +19,7 @@ LINES = ("-", "--", "-.", ":")
 SEQUENTIAL = "cividis"  # reads the same in grey
 WIDTH = 5.2  # inches
 
-SETTINGS: dict[str, Any] = {
+SETTINGS: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 9,
     "axes.spines.top": False,
@@ -68,6 +70,13 @@ def line_style(number: int) -> dict[str, Any]:
         "markeredgecolor": "white",
         "markeredgewidth": 0.6,
     }
+
+
+def errors(rows: Sequence[Row], scale: float = 1.0) -> list[list[float]]:
+    """How far each row's interval reaches below and above its value; rounding never makes it less than 0."""
+    below = [max(0.0, scale * (row["value"] - row["low"])) for row in rows]
+    above = [max(0.0, scale * (row["high"] - row["value"])) for row in rows]
+    return [below, above]
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
