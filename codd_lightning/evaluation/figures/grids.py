@@ -39,9 +39,9 @@ def heat_map(values: Mapping[tuple[object, object], float], vertical: str, horiz
     column = max(0.75, 0.095 * longest_across)  # inches: the labels below fit beside each other
     width = max(4.2, 2.0 + 0.07 * longest_down + column * len(across))
     figure, axes = new_axes(height=1.4 + 0.42 * len(down), width=width)
-    image = axes.imshow(grid, cmap=matplotlib.colormaps[SEQUENTIAL], aspect="auto", origin="lower")
-    axes.set_xticks(range(len(across)), [f"{setting}" for setting in across])
-    axes.set_yticks(range(len(down)), [f"{setting}" for setting in down])
+    image = axes.pcolormesh(grid, cmap=matplotlib.colormaps[SEQUENTIAL], edgecolors="white", linewidth=1)
+    axes.set_xticks([i + 0.5 for i in range(len(across))], [f"{setting}" for setting in across])
+    axes.set_yticks([i + 0.5 for i in range(len(down))], [f"{setting}" for setting in down])
     axes.set_xlabel(horizontal)
     axes.set_ylabel(vertical)
     axes.grid(False)
@@ -50,9 +50,12 @@ def heat_map(values: Mapping[tuple[object, object], float], vertical: str, horiz
         for j, value in enumerate(line):
             if (down[i], across[j]) in values:
                 bright = value > (lowest + highest) / 2
-                axes.text(j, i, f"{value:.3g}", ha="center", va="center", color="black" if bright else "white")
+                colour = "black" if bright else "white"
+                axes.text(j + 0.5, i + 0.5, f"{value:.3g}", ha="center", va="center", color=colour)
     bar = figure.colorbar(image, ax=axes, pad=0.03)
     bar.set_label(quantity)
+    assert bar.solids is not None, "it belongs to a mesh"
+    bar.solids.set(rasterized=False, edgecolor="face")  # vectors here as well
     return figure
 
 

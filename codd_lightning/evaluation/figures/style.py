@@ -1,5 +1,6 @@
 """How every figure looks and is written: the one place that knows matplotlib's settings."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from io import StringIO
@@ -47,7 +48,9 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def under_settings(*args: P.args, **kwargs: P.kwargs) -> R:
-        with matplotlib.rc_context():
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            # a script that our font has no letters for: boxes in the PNG, right in the SVG, whose text is text
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(SETTINGS)
             return function(*args, **kwargs)
@@ -89,9 +92,16 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
+def _settle(figure: Figure) -> None:
+    """Lays a figure out once for all: the layout is a search, and would go on a little at every drawing."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
 @styled
 def svg(figure: Figure) -> str:
     """A figure as SVG; the same bytes for the same figure."""
+    _settle(figure)
     text = StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()

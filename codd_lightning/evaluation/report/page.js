@@ -138,9 +138,8 @@ function showComparison(first, second) {
 // The address after # says what is shown, so that views can be linked to and gone back from.
 function route() {
   const parts = location.hash.slice(1).split("/");
+  if (!parts.slice(1).every((part) => /^\d+$/.test(part) && Number(part) < data.cells.length)) return;
   const numbers = parts.slice(1).map(Number);
-  const known = numbers.length > 0 && numbers.every((n) => Number.isInteger(n) && data.cells[n] !== undefined);
-  if (!known) return;
   if (parts[0] === "samples" && numbers.length === 1) {
     selects[0].value = numbers[0];
     showSamples(numbers[0]);

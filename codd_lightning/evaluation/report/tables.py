@@ -42,7 +42,11 @@ def runs_table(runs: Sequence[Run]) -> Table:
     rows = []
     for run in runs:
         others = [other for other in runs if other.experiment == run.experiment]
-        settings = ", ".join(f"{key}={_setting(run.config.get(key))}" for key in differing_settings(others))
+        settings = ", ".join(
+            f"{key.removesuffix('._target_')}={_setting(run.config[key])}"
+            for key in differing_settings(others)
+            if run.config.get(key) is not None
+        )
         sizes = [run.parameters.get(part, 0) for part in ("backbone", "circuit")]
         rows.append(
             [
