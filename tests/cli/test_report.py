@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import HOSTILE, accuracy, two_decoders, write_run
 
 from codd_lightning.cli.main import main
 from codd_lightning.evaluation import row
+
+from .report_runs import HOSTILE, accuracy, two_decoders, write_run
 
 
 def test_a_report_holds_every_number_of_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

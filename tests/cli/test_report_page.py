@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from headless_browser import CHROMIUM, Browser
-from report_runs import HOSTILE, two_decoders, write_run
 
 from codd_lightning.cli.main import main
+
+from .headless_browser import CHROMIUM, Browser
+from .report_runs import HOSTILE, two_decoders, write_run
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 
