@@ -150,12 +150,17 @@ class Circuit(
             that each sums to 1 over.
         vocab_size: V.
         block_length: L_b, the most positions that a block may have.
+        tuned: what was chosen for it on held-out data, by the name of what uses it; travels with the folder.
     """
 
     structure: str
     tables: ClassVar[dict[str, int]]
     vocab_size: int
     block_length: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tuned: dict[str, dict[str, Any]] = {}
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -261,7 +266,8 @@ class Circuit(
 
 def write_circuit(circuit: Circuit, folder: Path) -> None:
     """Writes a circuit as a portable folder."""
-    write_folder(folder, {"circuit": circuit.structure, **circuit.config()}, circuit.state_dict())
+    tuned = {"tuned": circuit.tuned} if circuit.tuned else {}
+    write_folder(folder, {"circuit": circuit.structure, **circuit.config(), **tuned}, circuit.state_dict())
 
 
 def read_circuit(folder: Path) -> Circuit:
@@ -272,12 +278,16 @@ def read_circuit(folder: Path) -> Circuit:
     """
     config = read_config(folder)
     structure = config.pop("circuit", None)
+    tuned = config.pop("tuned", {})
     if not isinstance(structure, str) or structure not in CIRCUITS:
         raise CircuitError(f"{folder / CONFIG_FILE}: circuit {structure!r} is not one of {', '.join(sorted(CIRCUITS))}")
     try:
         circuit = CIRCUITS[structure](**config)
     except (TypeError, ValueError, OverflowError, MemoryError, RuntimeError) as error:
         raise CircuitError(f"{folder / CONFIG_FILE} does not describe a circuit {structure!r}: {error}") from None
+    if not isinstance(tuned, dict) or not all(isinstance(choice, dict) for choice in tuned.values()):
+        raise CircuitError(f"{folder / CONFIG_FILE}: tuned must hold an object for each decoder, not {tuned!r}")
+    circuit.tuned = tuned
     weights = read_weights(folder, circuit.state_dict())
     dtypes = {value.dtype for value in weights.values()}
     if len(dtypes) == 1:

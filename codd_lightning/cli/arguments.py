@@ -17,6 +17,7 @@ Start here:
 EXPERIMENT_COMMANDS = {
     "train": "run an experiment",
     "evaluate": "measure what is trained already",
+    "tune": "choose γ and τ of the coupled decoders on held-out data",
 }
 
 
@@ -52,8 +53,14 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--eos", default="last", help="any or last")
     generate.add_argument("--max-new-tokens", type=int, default=64, help="length of the response")
     generate.add_argument("--block-length", type=int, default=32, help="of a block or window")
-    generate.add_argument("--gamma", type=float, default=1.0, help="the circuit acts up to this masked share")
-    generate.add_argument("--tau", type=float, default=0.0, help="of the coupled draw; 0 takes the most probable")
+    generate.add_argument(
+        "--gamma", type=float, help="the circuit acts up to this masked share; what codd tune chose, or 1, if left out"
+    )
+    generate.add_argument(
+        "--tau",
+        type=float,
+        help="of the coupled draw, 0 takes the most probable; what codd tune chose, or 0, if left out",
+    )
     generate.add_argument("--temperature", type=float, default=0.0, help="of the backbone's draw; 0 is greedy")
     generate.add_argument("--batch-size", type=int, default=64, help="prompts decoded together")
     generate.add_argument("--seed", type=int, default=0, help="of all draws")

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import lightning as L
@@ -13,11 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, most_states
 from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.configs.schema.data import Data
 from codd_lightning.data import TaskDataModule, Template
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
+from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.modules import Initialization, Noise, Schedule
 from codd_lightning.tasks import SPLITS, Task
+
+# What every data choice has.
+DATA_OPTIONS = {option.name for option in fields(Data)}
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ def build(config: DictConfig) -> Experiment:
     Raises:
         UserError: values do not fit together.
     """
-    task = make(config.data.task, Task, "data.task")
+    task = make_task(config)
     backbone = make(config.backbone, BackboneLike, "backbone", texts=_texts(config, task), seed=config.seed, task=task)
     if not backbone.eos_token_ids:
         raise UserError("the backbone names no end-of-sequence token, so responses could not end")
@@ -55,9 +60,10 @@ def build(config: DictConfig) -> Experiment:
     if circuit is not None:
         parts["circuit"] = circuit
     module = make(config.objective, L.LightningModule, "objective", **parts)
-    decoders = [decoding_config(config, decoder) for decoder in config.evaluation.decoders]
+    decoders = [decoding_config(config, decoder, circuit) for decoder in config.evaluation.decoders]
     initialization = make(config.initialization, Initialization, "initialization")
-    return Experiment(task, backbone, circuit, data, noise, module, decoders, _callbacks(config), initialization)
+    callbacks = _callbacks(config, circuit)
+    return Experiment(task, backbone, circuit, data, noise, module, decoders, callbacks, initialization)
 
 
 def _circuit(config: DictConfig, backbone: Backbone) -> Circuit:
@@ -103,17 +109,36 @@ def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:
     return made
 
 
+def make_task(config: DictConfig) -> Task:
+    """The task, with what its data choice has beside the common options."""
+    own = {key: value for key, value in config.data.items() if key not in DATA_OPTIONS}
+    task: Task = make(config.data.task, Task, "data.task", **own)
+    return task
+
+
 def make_data(config: DictConfig, task: Task, backbone: Backbone) -> TaskDataModule:
     """The data module for a backbone's tokenizer."""
-    options = {key: value for key, value in config.data.items() if key not in ("task", "templates")}
+    kept = DATA_OPTIONS - {"task", "templates"}
+    options = {key: value for key, value in config.data.items() if key in kept}
     templates = {str(name): Template(**template) for name, template in config.data.templates.items()}
     return TaskDataModule(
         task, backbone.tokenizer, backbone.eos_token_ids[0], seed=config.seed, templates=templates, **options
     )
 
 
-def decoding_config(config: DictConfig, decoder: DictConfig) -> DecodingConfig:
-    """One decoder of an evaluation, with the options that all share."""
+def decoding_config(config: DictConfig, decoder: DictConfig, circuit: Circuit | None) -> DecodingConfig:
+    """One decoder of an evaluation, with the options that all share.
+
+    Raises:
+        UserError: γ and τ are to be those that were chosen for the circuit, and none were.
+    """
+    options = {**config.decoding, "suppress_tokens": tuple(config.decoding.suppress_tokens)}
+    if options.pop("tuned") and decoder.proposal != "factorized":
+        label = decoder_label({"decoder": decoder.proposal, "remasking": decoder.remasking, "eos": decoder.eos})
+        choice = {} if circuit is None else circuit.tuned.get(label)
+        if choice is None:
+            raise UserError(f"decoding.tuned=true, and nothing was chosen for {label}: run codd tune first")
+        options |= {name: choice[name] for name in ("gamma", "tau") if name in choice}
     return DecodingConfig(
         proposal=decoder.proposal,
         remasking=decoder.remasking,
@@ -121,14 +146,14 @@ def decoding_config(config: DictConfig, decoder: DictConfig) -> DecodingConfig:
         max_new_tokens=config.data.max_response_tokens,
         steps=config.data.max_response_tokens,
         block_length=config.data.block_length,
-        **{**config.decoding, "suppress_tokens": tuple(config.decoding.suppress_tokens)},
+        **options,
     )
 
 
-def _callbacks(config: DictConfig) -> list[L.Callback]:
+def _callbacks(config: DictConfig, circuit: Circuit | None) -> list[L.Callback]:
     callbacks = []
     for name, callback in callbacks_of(config):
-        decoders = [decoding_config(config, decoder) for decoder in callback.get("decoders", [])]
+        decoders = [decoding_config(config, decoder, circuit) for decoder in callback.get("decoders", [])]
         callbacks.append(make(callback, L.Callback, f"callbacks.{name}", decoders=decoders, seed=config.seed))
     return callbacks
 

@@ -3,28 +3,21 @@
 import argparse
 import logging
 import sys
-from pathlib import Path
 
-import lightning as L
 from omegaconf import DictConfig
 
-from codd_lightning.cli.build import build
 from codd_lightning.cli.compose import compose_experiment, without_effect
-from codd_lightning.cli.console import log_to, quiet_libraries
-from codd_lightning.cli.feasible import require_feasible
-from codd_lightning.cli.finished_run import TRAINED, FinishedRun
+from codd_lightning.cli.console import log_to
 from codd_lightning.cli.manifest import Manifest, fingerprint
 from codd_lightning.cli.measure import count_parameters, measure, say
 from codd_lightning.cli.processes import Processes, launch
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.train import print_keys
+from codd_lightning.cli.trained import open_trained
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import write_results
 
 log = logging.getLogger("codd_lightning")
-
-UNTRAINED_BACKBONE = "codd_lightning.backbones.new_backbone"
-WITHOUT_PARAMETERS = "codd_lightning.circuits.Factorized"
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
@@ -58,17 +51,7 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
     Raises:
         UserError: there is nothing trained, or the folder holds something else.
     """
-    quiet_libraries()
-    L.seed_everything(config.seed, verbose=False)
-    run = FinishedRun.at(Path(config.output_dir))
-    if run is not None:
-        run.require_same(config)
-    trained = config if run is None else run.lend(config)
-    _require_trained(trained)
-    if processes.size > 1 and trained.backbone.get("device") == "cuda":
-        trained.backbone.device = f"cuda:{processes.local_rank}"
-    experiment = build(trained)
-    require_feasible(trained, experiment, training=False)
+    run, trained, experiment = open_trained(config, processes)
     folder = processes.first(lambda: RunFolder(config) if run is None else RunFolder.of(run.path))
     manifest: Manifest | None = None
     if processes.rank == 0:
@@ -87,7 +70,7 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
         seconds = manifest.seconds
     if run is not None:
         run.note_measurement(config)
-        rows = [*run.training_rows, *rows]
+        rows = [*run.rows_but_of("test"), *rows]
         seconds = run.results["seconds"]
     write_results(
         folder.results_file,
@@ -99,12 +82,3 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
     folder.finish()
     say(rows)
     log.info("results: %s", folder.results_file)
-
-
-def _require_trained(config: DictConfig) -> None:
-    circuit, backbone = config.circuit._target_, config.backbone._target_
-    mend = "give output_dir=FOLDER of a finished run, or {0}=pretrained {0}.path_or_repo=FOLDER"
-    if circuit not in (None, WITHOUT_PARAMETERS, TRAINED["circuit"]):
-        raise UserError(f"circuit={circuit.rsplit('.')[-1].lower()} has learnt nothing yet: {mend.format('circuit')}")
-    if backbone == UNTRAINED_BACKBONE:
-        raise UserError(f"backbone=llama_scratch has learnt nothing yet: {mend.format('backbone')}")

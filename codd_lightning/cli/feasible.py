@@ -93,6 +93,9 @@ def _check_trainer(config: DictConfig) -> None:
 def _check_data(config: DictConfig, experiment: Experiment, training: bool) -> None:
     for split in SPLITS if training else ("test",):
         experiment.data.dataset(split).example(0)  # one that fits
+    if config.evaluation.examples or any(callback.get("examples", 0) for _, callback in callbacks_of(config)):
+        example, _ = experiment.data.dataset("test").example(0)
+        experiment.task.grade(example, example.response, ended=True)  # code needs a sandbox, which may be missing here
     if training:
         _check_batches(config, experiment)
     if config.evaluation.barrier_examples and not hasattr(experiment.task, "answers"):

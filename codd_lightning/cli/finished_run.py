@@ -65,10 +65,9 @@ class FinishedRun:
                 changed[part] = OmegaConf.create({"_target_": loader, "path_or_repo": str(self.path / part), **device})
         return changed
 
-    @property
-    def training_rows(self) -> list[Row]:
-        """What a second measurement does not measure again."""
-        return [measured for measured in self.results["metrics"] if measured["split"] == "train"]
+    def rows_but_of(self, split: str) -> list[Row]:
+        """What a second measurement on a split does not measure again."""
+        return [measured for measured in self.results["metrics"] if measured["split"] != split]
 
     def note_measurement(self, config: DictConfig) -> None:
         """Adds to the manifest that the figures were measured again, when and with what."""

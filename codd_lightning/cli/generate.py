@@ -17,6 +17,7 @@ from codd_lightning.cli.console import quiet_libraries
 from codd_lightning.cli.trace import draw_trace
 from codd_lightning.decoding import DecodingConfig, Generation, generate
 from codd_lightning.errors import UserError
+from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.seeding import sample_generator
 
 DEFAULT_STEPS_PER_BLOCK = 8
@@ -25,7 +26,7 @@ MOST_NEW_TOKENS = 100_000  # far beyond any backbone's positions
 
 def generate_command(args: argparse.Namespace) -> int:
     """Decodes every prompt by the factorized proposal, and by a coupled one where there is a circuit."""
-    config, coupled = _configs(args)
+    config, coupled = _configs(args)  # what is wrong with the options shows before anything is loaded
     if not 0 <= args.seed < 2**63:
         raise UserError(f"--seed {args.seed} must lie in [0, 2^63)")
     if args.circuit is None and args.proposal not in (None, "factorized"):
@@ -42,6 +43,7 @@ def generate_command(args: argparse.Namespace) -> int:
     backbone = load_backbone(args.backbone)
     if backbone.tokenizer is None:
         raise UserError(f"backbone {args.backbone} has no tokenizer, so it cannot read a prompt")
+    coupled = _tuned(args, coupled, circuit)
     decoders: list[tuple[DecodingConfig, Circuit | None]] = [(config, None)]
     if circuit is not None and args.proposal != "factorized":
         decoders.append((coupled, circuit))
@@ -70,8 +72,8 @@ def _configs(args: argparse.Namespace) -> tuple[DecodingConfig, DecodingConfig]:
             steps=DEFAULT_STEPS_PER_BLOCK * blocks if args.steps is None else args.steps,
             max_new_tokens=args.max_new_tokens,
             block_length=args.block_length,
-            gamma=args.gamma,
-            tau=args.tau,
+            gamma=1.0 if args.gamma is None else args.gamma,
+            tau=0.0 if args.tau is None else args.tau,
             temperature=args.temperature,
             trace=args.trace,
         )
@@ -79,6 +81,13 @@ def _configs(args: argparse.Namespace) -> tuple[DecodingConfig, DecodingConfig]:
     except UserError as error:  # it names keys of a config; here they are options
         named = re.sub(r"decoding\.(\w+)=", lambda key: f"--{key[1].replace('_', '-')} ", str(error))
         raise UserError(named) from None
+
+
+def _tuned(args: argparse.Namespace, decoder: DecodingConfig, circuit: Circuit | None) -> DecodingConfig:
+    """A decoder with γ and τ as they were chosen for it, where the user has not chosen."""
+    labels = {"decoder": decoder.proposal, "remasking": decoder.remasking, "eos": decoder.eos}
+    choice = {} if circuit is None else circuit.tuned.get(decoder_label(labels), {})
+    return decoder.replace(**{k: choice[k] for k in ("gamma", "tau") if k in choice and getattr(args, k) is None})
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:

@@ -47,6 +47,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from codd_lightning.cli.report import report_command
 
         return report_command(args)
+    if args.command == "tune":
+        from codd_lightning.cli.tune import tune_command
+
+        return tune_command(args)
     if args.command in ("import", "export"):
         from codd_lightning.cli.circuit_files import export_command, import_command
 

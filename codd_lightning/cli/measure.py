@@ -14,17 +14,21 @@ from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.manifest import fingerprint
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.run_folder import write_text
+from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import (
     FewStepEvaluation,
     Row,
     SampleFolder,
     accuracy_table,
+    aup_rows,
     evaluate_barrier,
     evaluate_likelihood,
     likelihood_table,
     render,
     setting_of,
+    subtask_rows,
+    template_rows,
     write_samples,
 )
 from codd_lightning.evaluation.few_step import Batch
@@ -72,7 +76,9 @@ def measure(config: DictConfig, experiment: Experiment, folder: Path, processes:
         return []
     result = evaluation.result(store)
     write_samples(folder / "samples.jsonl", (sample.record() for decoded in result.samples for sample in decoded))
-    return rows + result.rows
+    rows += result.rows + template_rows(result.samples, SPLIT)
+    rows += [row for decoded in result.samples for row in subtask_rows(decoded, SPLIT)]
+    return rows + (aup_rows(result.samples, SPLIT) if len(options.steps_per_block) > 1 else [])
 
 
 def count_parameters(experiment: Experiment) -> dict[str, int]:
@@ -100,7 +106,7 @@ def few_step(config: DictConfig, experiment: Experiment) -> FewStepEvaluation:
         experiment.task,
         experiment.data.dataset(SPLIT),
         [
-            setting_of(decoder, budget, experiment.circuit, template)
+            setting_of(decoder, budget, experiment.circuit, template, **_tuned(config, decoder))
             for template in (list(options.templates) or [None])
             for decoder in experiment.decoders
             for budget in options.steps_per_block
@@ -111,6 +117,12 @@ def few_step(config: DictConfig, experiment: Experiment) -> FewStepEvaluation:
         seed=config.seed,
         split=SPLIT,
     )
+
+
+def _tuned(config: DictConfig, decoder: DecodingConfig) -> dict[str, float]:
+    """The labels of γ and τ where they are not those of the configuration."""
+    own = config.decoding.tuned and decoder.proposal != "factorized"
+    return {"gamma": decoder.gamma, "tau": decoder.tau} if own else {}
 
 
 def _sums(config: DictConfig, experiment: Experiment, backbone: Any) -> list[Row]:

@@ -44,7 +44,7 @@ class EncodedDataset(Dataset[Encoded]):
         seed: int,
         encode_example: Callable[[Example, int], Encoded],
         fits: Callable[[Encoded], bool],
-        encode_prompt: Callable[[str, str], list[int]],
+        encode_prompt: Callable[[Example, str], list[int]],
     ) -> None:
         self._task, self._split, self._seed = task, split, seed
         self._encode, self._fits, self._encode_prompt = encode_example, fits, encode_prompt
@@ -83,7 +83,7 @@ class EncodedDataset(Dataset[Encoded]):
     def prompt(self, position: int, template: str | None = None) -> list[int]:
         """Token ids of a problem under another template; the one of training if None."""
         example, encoded = self.example(position)
-        return encoded.prompt if template is None else self._encode_prompt(example.prompt, template)
+        return encoded.prompt if template is None else self._encode_prompt(example, template)
 
     def __getitem__(self, position: int) -> Encoded:
         return self.example(position)[1]
@@ -214,8 +214,8 @@ class TaskDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
-    def _encode_prompt(self, prompt: str, template: str) -> list[int]:
-        return self._template(template).encode(prompt, self.tokenizer)
+    def _encode_prompt(self, example: Example, template: str) -> list[int]:
+        return self._template(template).encode(example, self.tokenizer)
 
     def _template(self, name: str) -> Template:
         if name not in self.templates:

@@ -75,7 +75,8 @@ def encode(
     response = [*tokenizer(example.response, add_special_tokens=False)["input_ids"], eos_token_id]
     response += [eos_token_id] * (-len(response) % block_length)
     response += [eos_token_id] * ((response_length or 0) - len(response))
-    return Encoded(index, (template or Template()).encode(example.prompt, tokenizer), response)
+    prompt = (template or Template()).encode(example, tokenizer)
+    return Encoded(index, prompt, response)
 
 
 def collate(rows: Sequence[Encoded], pad_token_id: int) -> Batch:

@@ -5,6 +5,7 @@ from typing import Any
 
 from codd_lightning.backbones import encode_prompt
 from codd_lightning.errors import UserError
+from codd_lightning.tasks import Example
 
 PLACE = "{prompt}"
 
@@ -32,6 +33,10 @@ class Template:
         if self.system is not None and not self.chat:
             raise UserError(f"data.templates: the system prompt {self.system!r} has no effect with chat=false")
 
-    def encode(self, prompt: str, tokenizer: Any) -> list[int]:
-        """Token ids of a problem."""
-        return encode_prompt(self.text.replace(PLACE, prompt), tokenizer, self.system, self.chat)
+    def encode(self, example: Example, tokenizer: Any) -> list[int]:
+        """Token ids of a problem, and of the worked examples before it, each put alike."""
+        turns = [(self._put(asked), answered) for asked, answered in example.turns]
+        return encode_prompt(self._put(example.prompt), tokenizer, turns, self.system, self.chat)
+
+    def _put(self, prompt: str) -> str:
+        return self.text.replace(PLACE, prompt)

@@ -1,20 +1,35 @@
 """Measuring decoders and circuits: every number comes from here, as a row."""
 
+from codd_lightning.evaluation.across_templates import template_rows
 from codd_lightning.evaluation.barrier import evaluate_barrier
-from codd_lightning.evaluation.few_step import FewStepEvaluation, FewStepResult, evaluate_few_step, setting_of
+from codd_lightning.evaluation.few_step import (
+    FewStepEvaluation,
+    FewStepResult,
+    accuracy_rows,
+    evaluate_few_step,
+    setting_of,
+)
 from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
 from codd_lightning.evaluation.likelihood import evaluate_likelihood
+from codd_lightning.evaluation.parallelism import area_under_parallelism, aup_rows
+from codd_lightning.evaluation.remembering import Remembering
 from codd_lightning.evaluation.rows import Row, decoder_label, row, tag, write_results
 from codd_lightning.evaluation.samples import Sample, SampleFolder, write_samples
+from codd_lightning.evaluation.subtasks import subtask_rows
 from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, render
+from codd_lightning.sandbox import run_python
 
 __all__ = [
     "FewStepEvaluation",
     "FewStepResult",
+    "Remembering",
     "Row",
     "Sample",
     "SampleFolder",
+    "accuracy_rows",
     "accuracy_table",
+    "area_under_parallelism",
+    "aup_rows",
     "bootstrap_ratio",
     "decoder_label",
     "evaluate_barrier",
@@ -23,8 +38,11 @@ __all__ = [
     "likelihood_table",
     "render",
     "row",
+    "run_python",
     "setting_of",
+    "subtask_rows",
     "tag",
+    "template_rows",
     "wilson",
     "write_results",
     "write_samples",

@@ -130,7 +130,15 @@ class FewStepEvaluation:
         finished = store.finished()
         mine = [batch for batch in self.batches[rank::world_size] if not all(key in finished for key in batch.keys)]
         for batch in progress(mine):
-            store.add(list(self._samples(backbone, circuit, batch)))
+            store.add(self.decode_batch(backbone, circuit, batch))
+
+    def decode_batch(self, backbone: AnyBackbone, circuit: Circuit | None, batch: Batch) -> list[Sample]:
+        """The samples of one batch; one that does not fit into memory is decoded in halves.
+
+        Raises:
+            UserError: a single problem does not fit into memory.
+        """
+        return list(self._samples(backbone, circuit, batch))
 
     def result(self, store: Store) -> FewStepResult:
         """Rows and samples, once everything is decoded."""
@@ -151,7 +159,6 @@ class FewStepEvaluation:
         return self.dataset.prompt(position, setting.template)
 
     def _samples(self, backbone: AnyBackbone, circuit: Circuit | None, batch: Batch) -> Iterator[Sample]:
-        """Decodes a batch; one that does not fit into memory in halves."""
         started = time.perf_counter()
         try:
             generation = self._generate(backbone, circuit, batch)

@@ -1,6 +1,7 @@
 """95 % intervals: Wilson for proportions, bootstrap for means."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,13 +37,36 @@ def bootstrap_ratio(totals: Tensor, counts: Tensor, seed: int = 0) -> tuple[floa
     Raises:
         ValueError: there are no samples.
     """
-    n = len(totals)
+
+    def ratio(drawn: Tensor) -> Tensor:
+        return totals[drawn].sum() / counts[drawn].sum()
+
+    return _bootstrap(ratio, len(totals), seed)
+
+
+def bootstrap_spread(values: Tensor, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the largest less the smallest of several means, at 95 %, columns drawn whole.
+
+    Args:
+        values: `(K, n)`: K measurements of each of n samples.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+
+    def spread(drawn: Tensor) -> Tensor:
+        means = values[:, drawn].mean(1)
+        return means.max() - means.min()
+
+    return _bootstrap(spread, values.shape[1], seed)
+
+
+def _bootstrap(statistic: Callable[[Tensor], Tensor], n: int, seed: int) -> tuple[float, float]:
+    """Percentiles of a statistic of n samples drawn with replacement."""
     if n < 1:
         raise ValueError("an interval needs at least one sample")
     generator = torch.Generator().manual_seed(seed)
-    ratios = []
-    for _ in range(RESAMPLES):
-        drawn = torch.randint(n, (n,), generator=generator)
-        ratios.append(totals[drawn].sum() / counts[drawn].sum())
-    low, high = torch.quantile(torch.stack(ratios).double(), torch.tensor([0.025, 0.975], dtype=torch.float64))
+    found = torch.stack([statistic(torch.randint(n, (n,), generator=generator)) for _ in range(RESAMPLES)])
+    low, high = torch.quantile(found.double(), torch.tensor([0.025, 0.975], dtype=torch.float64))
     return float(low), float(high)

@@ -20,6 +20,7 @@ def tag(measured: Row) -> str:
     parts = [measured["name"]]
     if "decoder" in measured:
         parts.append(decoder_label(measured))
+    if "steps_per_block" in measured:
         parts.append(f"steps_{measured['steps_per_block']}")
     if "mask_ratio" in measured:
         low, high = measured["mask_ratio"]
@@ -37,13 +38,18 @@ def decoder_label(measured: Row) -> str:
     return label
 
 
+def is_final(measured: Row, metric: str) -> bool:
+    """Whether a row is a decoder's accuracy on the test split at a step budget: not of a choice on held-out data."""
+    return (
+        measured["name"] == metric and measured["split"] == "test" and {"decoder", "steps_per_block"} <= set(measured)
+    )
+
+
 def series_label(measured: Row) -> str:
-    """A decoder's label with the prompt template and the split where the row names others than the usual ones."""
+    """A decoder's label with the prompt template where the row names one, short enough for a legend."""
     label = decoder_label(measured)
     if measured.get("template") is not None:
         label += f", {measured['template']}"
-    if measured["split"] != "test":
-        label += f", {measured['split']}"
     return label if len(label) <= 48 else f"{label[:47]}…"
 
 

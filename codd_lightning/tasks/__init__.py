@@ -4,6 +4,7 @@ from codd_lightning.tasks.answers import Answers
 from codd_lightning.tasks.base import SPLITS, Example, Grade, Task, last_number
 from codd_lightning.tasks.files import FileTask
 from codd_lightning.tasks.lists import ListTask
+from codd_lightning.tasks.parallelbench import ParallelBenchTask
 from codd_lightning.tasks.reasoning_gym import ReasoningGymTask
 from codd_lightning.tasks.worded_sums import WordedSums
 
@@ -14,6 +15,7 @@ __all__ = [
     "FileTask",
     "Grade",
     "ListTask",
+    "ParallelBenchTask",
     "ReasoningGymTask",
     "Task",
     "WordedSums",

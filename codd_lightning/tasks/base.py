@@ -10,11 +10,16 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, one right response to it, and what the grader needs to know of the problem."""
+    """A prompt, one right response to it, and what the grader needs to know of the problem.
+
+    Attributes:
+        turns: worked examples before it, (prompt, response) each: earlier turns of the conversation.
+    """
 
     prompt: str
     response: str
     problem: Any = field(default=None, repr=False)
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,41 @@
-"""Prompt and response pairs from JSONL or Parquet files, or from a dataset on the Hub."""
+"""Problems from JSONL or Parquet files, or from a dataset on the Hub."""
 
-import json
+import dataclasses
 import re
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from codd_lightning.errors import UserError
-from codd_lightning.tasks.base import Example, Grade, last_number
+from codd_lightning.tasks.base import SPLITS, Example, Grade
+from codd_lightning.tasks.graders import make_grader
+from codd_lightning.tasks.readers import READERS, Fields
+from codd_lightning.tasks.records import Record, is_file, read_records
 
 # Without a validation file, each training row whose index is a multiple of this one is held out.
 HELD_OUT_EVERY = 20
 
 
 class FileTask:
-    """Rows of files with a prompt and a response, such as GSM8K's.
+    """Rows of files as problems, such as GSM8K's; no problem is in two splits.
 
     Args:
         train, validation, test: files (`.jsonl`, `.parquet`), or split names of `repo`. Without
             `validation`, one row in twenty of `train` is held out for it and not trained on.
         repo: a dataset on the Hub; None for local files.
         name: its configuration.
+        reader: how a row becomes an example: pair, program, choice or chat.
         prompt_field, response_field: their names in a row.
         remove: regular expression; what matches is cut from responses (GSM8K's calculator notes).
+        grader: how responses are graded: number, math, code or choice.
+        grader_options: its own options.
+        part_field: a field that holds a number which decides the split where one file holds several.
+        parts: first and last number of each split.
+        allow_overlap: do not refuse a problem that is in two splits.
 
     Raises:
-        UserError: a file or field is missing, or a line is not JSON; names file and line.
+        UserError: a file or field is missing, a line is not JSON, or splits share problems; names file and line.
     """
 
     def __init__(
@@ -34,20 +45,32 @@ class FileTask:
         test: str | None = None,
         repo: str | None = None,
         name: str | None = None,
+        reader: str = "pair",
         prompt_field: str = "prompt",
         response_field: str = "response",
         remove: str | None = None,
+        grader: str = "number",
+        grader_options: Mapping[str, Any] | None = None,
+        part_field: str | None = None,
+        parts: Mapping[str, Sequence[int]] | None = None,
+        allow_overlap: bool = False,
     ) -> None:
         self._sources = {"train": train, "validation": validation, "test": test}
         self._repo, self._name = repo, name
-        self._fields = (prompt_field, response_field)
+        if reader not in READERS:
+            raise UserError(f"data.task.reader={reader} is not one of {', '.join(READERS)}")
+        self._reader = READERS[reader]
+        self._fields = Fields(prompt_field, response_field)
+        self._grader = make_grader(grader, grader_options or {})
+        self._part_field, self._parts = part_field, parts or {}
+        self._allow_overlap = allow_overlap
         try:
             self._remove = re.compile(remove) if remove else None
         except re.error as error:
             raise UserError(f"data.task.remove={remove} is not a regular expression: {error}") from None
-        self._rows: dict[str, list[Example]] = {}
+        self._splits: dict[str, list[Example]] | None = None
         for source in self._sources.values():
-            if source is not None and repo is None and not Path(source).is_file():
+            if source is not None and is_file(source, repo) and not Path(source).is_file():
                 raise UserError(f"there is no data file at {source}")
 
     def size(self, split: str) -> int:
@@ -57,76 +80,54 @@ class FileTask:
         return self._load(split)[index]
 
     def grade(self, example: Example, response: str, ended: bool) -> Grade:
-        """Strict: the number after `####` is the reference's, and EOS; flexible: the last number is."""
-        reference = example.response.rsplit("####", 1)[-1].strip()
-        expected = last_number(reference)
-        parts = response.split("####")
-        if expected is None:  # an answer in words
-            strict, flexible = parts[-1].strip() == reference, reference in response
-        else:
-            strict, flexible = last_number(parts[-1]) == expected, last_number(response) == expected
-        return Grade(strict=ended and len(parts) == 2 and strict, flexible=flexible)
+        return self._grader.grade(example, response, ended)
 
     def _load(self, split: str) -> list[Example]:
-        if split not in self._rows:
-            held_out = self._sources["validation"] is None
-            source = self._sources["train" if split == "validation" and held_out else split]
-            if source is None:
-                raise UserError(f"the data has no {split} split: give data.task.{split}")
-            rows = self._read(source)
-            if held_out and split == "train":
-                rows = [row for i, row in enumerate(rows) if i % HELD_OUT_EVERY]
-            elif held_out and split == "validation":
-                rows = rows[::HELD_OUT_EVERY]
-            self._rows[split] = rows
-        return self._rows[split]
+        if self._sources["train" if split == "validation" and not self._sources["validation"] else split] is None:
+            trained = "; there is nothing to train on" if split == "train" else ""
+            raise UserError(f"the data has no {split} split{trained}: give data.task.{split}")
+        if self._splits is None:
+            self._splits = self._read()
+        return self._splits[split]
 
-    def _read(self, source: str) -> list[Example]:
-        if self._repo is not None:
-            return self._read_hub(source)
-        path = Path(source)
-        if path.suffix == ".parquet":
-            import datasets
+    def _read(self) -> dict[str, list[Example]]:
+        splits = {split: self._examples(split, source) for split, source in self._sources.items() if source is not None}
+        if not self._allow_overlap:
+            self._require_disjoint(splits)
+        if "train" in splits and "validation" not in splits:
+            splits["validation"] = splits["train"][::HELD_OUT_EVERY]
+            held_out = {_problem(example) for example in splits["validation"]}  # files may hold a problem twice
+            splits["train"] = [example for example in splits["train"] if _problem(example) not in held_out]
+        return splits
 
-            try:
-                rows = datasets.Dataset.from_parquet(str(path))
-            except (OSError, ValueError, RuntimeError) as error:
-                raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
-            return [self._example(row, f"{path}, row {i}") for i, row in enumerate(rows)]
-        try:
-            lines = path.read_text(encoding="utf-8").rstrip().split("\n")  # other line separators occur in texts
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text: {error}") from None
-        if lines == [""]:
-            raise UserError(f"{path} holds no examples")
-        return [
-            self._example(_parse(line, f"{path}, line {i}"), f"{path}, line {i}") for i, line in enumerate(lines, 1)
-        ]
+    def _examples(self, split: str, source: str) -> list[Example]:
+        records = read_records(source, self._repo, self._name)
+        if self._part_field is not None and split in self._parts:
+            first, last = self._parts[split]
+            records = [record for record in records if first <= record.get(self._part_field, int) <= last]
+            if not records:
+                raise UserError(
+                    f"{source}: no row has {self._part_field} from {first} to {last} (data.task.parts.{split})"
+                )
+        return [self._example(record) for record in records]
 
-    def _read_hub(self, split: str) -> list[Example]:
-        import datasets
+    def _example(self, record: Record) -> Example:
+        example = self._reader(record, self._fields)
+        if self._remove is None:
+            return example
+        return dataclasses.replace(example, response=self._remove.sub("", example.response).strip())
 
-        try:
-            rows = datasets.load_dataset(self._repo, self._name, split=split)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"the Hub did not give dataset {self._repo}, split {split}: {reason}") from None
-        return [self._example(row, f"{self._repo}, {split} row {i}") for i, row in enumerate(rows)]
-
-    def _example(self, row: Any, place: str) -> Example:
-        for field in self._fields:
-            if not isinstance(row, dict) or field not in row:
-                raise UserError(f'{place}: field "{field}" is missing')
-            if not isinstance(row[field], str):
-                raise UserError(f'{place}: field "{field}" is {type(row[field]).__name__}, not text')
-        prompt, response = (row[field] for field in self._fields)
-        if self._remove is not None:
-            response = self._remove.sub("", response)
-        return Example(prompt.strip(), response.strip())
+    def _require_disjoint(self, splits: Mapping[str, list[Example]]) -> None:
+        for one, other in combinations([split for split in SPLITS if split in splits], 2):
+            known = {_problem(example) for example in splits[one]}
+            shared = [example for example in splits[other] if _problem(example) in known]
+            if shared:
+                raise UserError(
+                    f"{len(shared)} of {len(splits[other])} {other} problems are in the {one} split too, the first: "
+                    f'"{_problem(shared[0])[:80]}"; remove them, or accept them with data.task.allow_overlap=true'
+                )
 
 
-def _parse(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not JSON: {error}") from None
+def _problem(example: Example) -> str:
+    """What makes two problems the same: the prompt, spaces apart."""
+    return " ".join(example.prompt.split())

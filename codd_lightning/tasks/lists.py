@@ -12,6 +12,16 @@ from dataclasses import dataclass
 from codd_lightning.errors import UserError
 from codd_lightning.tasks.answers import Answer, Answers
 from codd_lightning.tasks.base import Example, Grade
+from codd_lightning.tasks.rules import (
+    inserted,
+    insertions,
+    is_shuffled,
+    new_in_each_column,
+    removals,
+    removed,
+    replaced,
+    replacements,
+)
 
 ITEMS = tuple("abcdefghijklmnop")
 MARKER = "x"
@@ -22,29 +32,13 @@ def _orders(items: Answer, place: int) -> list[Answer]:
     return list(itertools.permutations(items))
 
 
-def _inserted(items: Answer, place: int) -> Answer:
-    return (*items[:place], MARKER, *items[place:])
-
-
-def _replaced(items: Answer, place: int) -> Answer:
-    return (*items[:place], MARKER, *items[place + 1 :])
-
-
-def _removed(items: Answer, place: int) -> Answer:
-    return (*items[:place], *items[place + 1 :])
-
-
 def _latin(items: Answer, place: int) -> list[Answer]:
     """Latin squares, row after row."""
     rows = _orders(items, 0)
     squares: list[Answer] = [()]
     for _ in items:
-        squares = [square + row for square in squares for row in rows if _new_in_each_column(square, row)]
+        squares = [square + row for square in squares for row in rows if new_in_each_column(square, row)]
     return squares
-
-
-def _new_in_each_column(square: Answer, row: Answer) -> bool:
-    return all(word not in square[column :: len(row)] for column, word in enumerate(row))
 
 
 # From items and a place to all right answers. Those "at" a place have one.
@@ -52,14 +46,14 @@ KINDS: dict[str, Callable[[Answer, int], list[Answer]]] = {
     "copy": lambda items, place: [items],
     "reverse": lambda items, place: [items[::-1]],
     "sort": lambda items, place: [tuple(sorted(items))],
-    "insert_at": lambda items, place: [_inserted(items, place)],
-    "remove_at": lambda items, place: [_removed(items, place)],
-    "replace_at": lambda items, place: [_replaced(items, place)],
-    "insert": lambda items, place: [_inserted(items, i) for i in range(len(items) + 1)],
-    "remove": lambda items, place: [_removed(items, i) for i in range(len(items))],
-    "replace": lambda items, place: [_replaced(items, i) for i in range(len(items))],
+    "insert_at": lambda items, place: [inserted(items, place, MARKER)],
+    "remove_at": lambda items, place: [removed(items, place)],
+    "replace_at": lambda items, place: [replaced(items, place, MARKER)],
+    "insert": lambda items, place: insertions(items, MARKER),
+    "remove": lambda items, place: removals(items),
+    "replace": lambda items, place: replacements(items, MARKER),
     "permutation": _orders,
-    "shuffle": lambda items, place: [order for order in _orders(items, place) if order != items],
+    "shuffle": lambda items, place: [order for order in _orders(items, place) if is_shuffled(order, items)],
     "latin": _latin,
     "cities": lambda items, place: list(CITIES),
 }

@@ -20,3 +20,15 @@ def test_a_prompt_goes_through_the_chat_template_as_the_users_message() -> None:
     tokenizer.chat_template = TEMPLATE
     ids = encode_prompt("3 pears", tokenizer)
     assert tokenizer.convert_ids_to_tokens(ids) == ["user", "has", "3", "pears", ".", "She"]
+
+
+def test_worked_examples_are_earlier_turns_of_the_conversation() -> None:
+    tokenizer = train_tokenizer([*TEXTS, "user assistant"], "words", 100)
+    turns = [("3", "pears"), ("Ann", "3")]
+    plain = tokenizer.convert_ids_to_tokens(encode_prompt("Ann has", tokenizer, turns))
+    assert plain == ["3", "pears", "Ann", "3", "Ann", "has"]
+    tokenizer.chat_template = TEMPLATE
+    chat = tokenizer.convert_ids_to_tokens(encode_prompt("3 pears", tokenizer, turns))
+    assert " ".join(chat) == (
+        "user has 3 . assistant has pears . user has Ann . assistant has 3 . user has 3 pears . She"
+    )

@@ -6,7 +6,8 @@ from codd_lightning.cli.build import build
 from codd_lightning.cli.compose import EXPERIMENTS, compose_experiment
 from codd_lightning.cli.feasible import require_feasible
 
-FROM_OUTSIDE = {"gsm8k_backbone", "gsm8k_circuit", "varying_lists"}  # data of the Hub, and backbones trained here
+# data of the Hub or the user, and backbones trained here
+FROM_OUTSIDE = {"gsm8k_backbone", "gsm8k_circuit", "parallelbench"}
 SMALLER = {"tiny_backbone": ["backbone.tokenizer_examples=200"]}
 
 

@@ -13,8 +13,8 @@ ALL_EXPERIMENTS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
 @pytest.mark.parametrize("name", ALL_EXPERIMENTS)
 def test_every_shipped_experiment_composes(name: str) -> None:
-    overrides = ["backbone.path_or_repo=somewhere"] if name == "gsm8k_circuit" else []
-    assert compose_experiment(name, overrides).experiment_name == name
+    needed = {"gsm8k_circuit": ["backbone.path_or_repo=somewhere"], "parallelbench": ["data.path=somewhere"]}
+    assert compose_experiment(name, needed.get(name, [])).experiment_name == name
 
 
 README_LINES = [
@@ -41,6 +41,7 @@ def test_every_choice_of_every_group_composes(group: str, choice: str, tmp_path)
     plain.write_text("# @package _global_\n")
     needed = {
         "pretrained": [f"{group}.path_or_repo=somewhere"],
+        "parallelbench": ["data.path=somewhere"],
     }.get(choice, [])
     assert group in compose_experiment(str(plain), [f"{group}={choice}", *needed])
 

@@ -33,6 +33,12 @@ def test_a_response_is_closed_and_filled_to_whole_blocks_with_eos(
     assert encoded.index == 5
 
 
+def test_worked_examples_stand_before_the_prompt(words: PreTrainedTokenizerFast) -> None:
+    worked = encode(Example(text(1), text(2), turns=((text(3), text(4)),)), 0, words, EOS, block_length=4)
+    assert worked.prompt == words.convert_tokens_to_ids(["w3", "w4", "w1"])
+    assert worked.response == encode(Example(text(1), text(2)), 0, words, EOS, block_length=4).response
+
+
 def test_a_response_is_filled_to_the_canvas_of_decoding(words: PreTrainedTokenizerFast) -> None:
     short = encode(Example(text(1), text(1, 2)), 0, words, EOS, block_length=4, response_length=12)
     assert short.response == [*words.convert_tokens_to_ids(["w1", "w2"]), *[EOS] * 10]

@@ -8,12 +8,13 @@ from transformers import PreTrainedTokenizerFast
 
 from codd_lightning.data import TaskDataModule, Template
 from codd_lightning.errors import UserError
+from codd_lightning.tasks import Example
 
 CHAT = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}w9{% endif %}"
 
 
 def test_a_template_puts_words_around_the_problem(words: PreTrainedTokenizerFast) -> None:
-    ids = Template("w1 {prompt} w2 {prompt}").encode("w5 w6", words)
+    ids = Template("w1 {prompt} w2 {prompt}").encode(Example("w5 w6", ""), words)
     assert words.convert_ids_to_tokens(ids) == ["w1", "w5", "w6", "w2", "w5", "w6"]
 
 
@@ -27,7 +28,7 @@ def test_braces_of_a_problem_stay(words: PreTrainedTokenizerFast) -> None:
             seen.append(text)
             return {"input_ids": []}
 
-    Template("solve: {prompt}").encode("{x} in {0} {prompt!r}", Spy())
+    Template("solve: {prompt}").encode(Example("{x} in {0} {prompt!r}", ""), Spy())
     assert seen == ["solve: {x} in {0} {prompt!r}"]
 
 
@@ -43,7 +44,7 @@ def test_the_chat_template_is_used_where_there_is_one(
     template: Template, rendered: str, words: PreTrainedTokenizerFast
 ) -> None:
     words.chat_template = CHAT
-    assert template.encode("w5", words) == words(rendered, add_special_tokens=False)["input_ids"]
+    assert template.encode(Example("w5", ""), words) == words(rendered, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_template_that_says_nothing_of_the_problem_is_refused(make: Callable[[
 
 def test_a_system_prompt_needs_a_chat_template(words: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match="needs a chat template"):
-        Template(system="w1").encode("w2", words)
+        Template(system="w1").encode(Example("w2", ""), words)
 
 
 def test_training_and_evaluation_may_use_different_templates(

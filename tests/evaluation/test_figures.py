@@ -37,7 +37,7 @@ def likelihood(name: str, value: float, low: float = 0.0) -> dict[str, Any]:
 
 ROWS = [accuracy("factorized", 1, 0.2), accuracy("any_order", 4, 0.9), accuracy("any_order", 1, 0.5)]
 GRID = [
-    accuracy("any_order", 1, 0.1 * i + 0.2 * j, gamma=g, tau=t)
+    accuracy("any_order", 1, 0.1 * i + 0.2 * j, gamma=g, tau=t, split="validation")
     for i, g in enumerate((0.5, 1.0))
     for j, t in enumerate((0.0, 1.0))
 ]
@@ -162,3 +162,17 @@ def test_texts_do_not_overlap() -> None:
         inside = [box for box in boxes if figure.bbox.contains(box.x0 + 1, box.y0 + 1)]
         for i, box in enumerate(inside):
             assert not any(box.shrunk(0.9, 0.9).overlaps(other.shrunk(0.9, 0.9)) for other in inside[:i]), name
+
+
+def test_a_grid_of_gamma_and_tau_shows_the_mean_over_budgets_and_final_rows_stay_lines() -> None:
+    grid = [
+        accuracy("any_order", steps, value, gamma=0.5, tau=0.1, split="validation")
+        for steps, value in ((1, 0.2), (4, 0.6))
+    ]
+    tuned = accuracy("any_order", 4, 0.9, gamma=0.5, tau=0.1)
+    figure = gamma_tau([*grid, tuned])
+    assert figure is not None
+    assert [text.get_text() for text in figure.axes[0].texts] == ["40"]
+    assert gamma_tau([tuned]) is None
+    assert accuracy_by([tuned], "nfe") is not None
+    assert accuracy_by(grid, "nfe") is None

@@ -65,11 +65,11 @@ def test_what_the_pattern_matches_is_cut_from_responses_alone(tmp_path: Path) ->
 
 def test_held_out_validation_is_disjoint_from_training_and_takes_one_row_in_twenty(tmp_path: Path) -> None:
     train = jsonl(tmp_path / "train.jsonl", [row(i) for i in range(61)])
-    task = FileTask(train=train, test=train)
+    task = FileTask(train=train)
     training, validation = prompts(task, "train"), prompts(task, "validation")
     assert not set(training) & set(validation)
     assert len(validation) == 4
-    assert sorted(training + validation) == sorted(prompts(task, "test"))
+    assert sorted(training + validation) == sorted(prompts(FileTask(test=train), "test"))
 
 
 def test_a_validation_file_leaves_all_of_the_training_file(tmp_path: Path) -> None:
@@ -77,6 +77,84 @@ def test_a_validation_file_leaves_all_of_the_training_file(tmp_path: Path) -> No
     task = FileTask(train=train, validation=jsonl(tmp_path / "validation.jsonl", [row(i) for i in range(100, 103)]))
     assert task.size("train") == 40
     assert prompts(task, "validation") == [f"question {i}?" for i in range(100, 103)]
+
+
+def test_a_problem_that_stands_twice_in_the_training_file_is_not_held_out_and_trained_on(tmp_path: Path) -> None:
+    train = jsonl(tmp_path / "train.jsonl", [row(i % 30) for i in range(60)])
+    task = FileTask(train=train)
+    training, validation = set(prompts(task, "train")), set(prompts(task, "validation"))
+    assert validation == {"question 0?", "question 20?", "question 10?"}
+    assert training | validation == {f"question {i}?" for i in range(30)}
+    assert not training & validation
+
+
+@pytest.mark.parametrize(
+    ("split", "other"), [("train", "validation"), ("train", "test"), ("validation", "test")], ids=str
+)
+def test_problems_in_two_splits_are_refused_with_their_number_and_the_first(
+    split: str, other: str, tmp_path: Path
+) -> None:
+    files = {
+        name: jsonl(tmp_path / f"{name}.jsonl", [row(100 * i + j) for j in range(5)])
+        for i, name in enumerate(("train", "validation", "test"))
+    }
+    assert FileTask(**files).size("train") == 5  # type: ignore[arg-type]  # file names only
+    shared = [{**row(j), "prompt": f"question\n {j}?"} for j in (501, 502)]
+    for name in (split, other):
+        with Path(files[name]).open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in shared)
+    for asked in files:
+        with pytest.raises(UserError) as refusal:
+            FileTask(**files).size(asked)  # type: ignore[arg-type]
+        for word in ("2 of 7", split, other, '"question 501?"', "data.task.allow_overlap=true"):
+            assert word in str(refusal.value)
+    assert FileTask(**files, allow_overlap=True).size(split) == 7  # type: ignore[arg-type]
+
+
+def test_a_field_decides_the_split_where_one_file_holds_several(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "all.jsonl", [{**row(i), "number": i} for i in range(10)])
+    parts = {"train": [6, 9], "validation": [5, 5], "test": [1, 4]}
+    task = FileTask(train=path, validation=path, test=path, part_field="number", parts=parts)
+    assert {split: task.size(split) for split in parts} == {"train": 4, "validation": 1, "test": 4}
+    assert prompts(task, "test") == [f"question {i}?" for i in range(1, 5)]
+    with pytest.raises(UserError, match=r"number.*20.*30.*data\.task\.parts\.test"):
+        FileTask(test=path, part_field="number", parts={"test": [20, 30]}).size("test")
+    with pytest.raises(UserError, match=r'line 1: field "task_id" is missing'):
+        FileTask(test=path, part_field="task_id", parts={"test": [1, 2]}).size("test")
+
+
+def test_nothing_is_trained_on_data_without_a_train_split(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no train split.*nothing to train on"):
+        FileTask(test=jsonl(tmp_path / "test.jsonl", [row(0)])).size("train")
+
+
+@pytest.mark.parametrize("options", [{"reader": "pears"}, {"grader": "numbers"}, {"grader_options": {"sandbx": "x"}}])
+def test_unknown_strategies_are_refused_by_name(options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(UserError, match=rf"data\.task\.{name}={re.escape(str(value))}"):
+        FileTask(**options)
+
+
+def test_a_gated_dataset_is_refused_with_the_way_to_get_access(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load_dataset(*args: Any, **options: Any) -> None:
+        raise datasets.exceptions.DatasetNotFoundError("Dataset 'some/thing' is a gated dataset on the Hub.\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UserError) as refusal:
+        FileTask(test="train", repo="some/thing").size("test")
+    assert "\n" not in str(refusal.value)
+    assert "accept its terms at https://huggingface.co/datasets/some/thing" in str(refusal.value)
+    assert "hf auth login" in str(refusal.value)
+
+
+def test_files_may_stand_beside_splits_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda repo, name, split: [row(1), row(2)])
+    task = FileTask(train="train", test=jsonl(tmp_path / "test.jsonl", [row(3)]), repo="some/thing")
+    assert (prompts(task, "train"), prompts(task, "test")) == (["question 2?"], ["question 3?"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,41 @@ def test_bad_options_are_named(options: dict[str, Any], named: str) -> None:
 def test_prompts_of_no_problem_are_refused(prompt: str) -> None:
     with pytest.raises(UserError):
         ListTask("permutation").answers(prompt)
+
+
+def once(answer: tuple[str, ...]) -> bool:
+    return len(set(answer)) == len(answer)
+
+
+def no_neighbours_alike(answer: tuple[str, ...]) -> bool:
+    return all(left != right for left, right in itertools.pairwise(answer))
+
+
+# What a circuit that sees tokens but no prompt must forbid, so that of the completions that the true marginals allow
+# only right ones are left (docs/barrier.md).
+RULES: dict[str, Callable[[tuple[str, ...]], bool]] = {
+    "permutation": once,
+    "remove": no_neighbours_alike,
+    "replace": lambda answer: answer.count(MARKER) == 1,
+    "insert": lambda answer: no_neighbours_alike(answer) and answer.count(MARKER) == 1,
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("index", range(3))
+def test_a_rule_without_the_prompt_leaves_the_right_answers(kind: str, index: int) -> None:
+    task = ListTask(kind, 4, varies=True)
+    answers = task.example("test", index, 0).problem
+    marginals = answers.marginals({})
+    allowed = [[answers.words[w] for w in range(len(answers.words)) if row[w] > 0] for row in marginals]
+    left = {completion for completion in itertools.product(*allowed) if RULES[kind](completion)}
+    assert left == set(answers.listed)
+
+
+def test_no_rule_without_the_prompt_tells_a_shuffle_from_its_list() -> None:
+    """Both `ab → ba` and `ba → ab` are right: what one list forbids, the other needs."""
+    task = ListTask("shuffle", 3, varies=True, pool=3)
+    lists = ["shuffle 1 : a b c =", "shuffle 1 : b a c ="]
+    first, second = (set(task.answers(prompt).listed) for prompt in lists)
+    assert ("a", "b", "c") in second - first
+    assert ("b", "a", "c") in first - second

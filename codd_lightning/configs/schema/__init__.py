@@ -27,6 +27,8 @@ from codd_lightning.configs.schema.data import (
     Data,
     FileTask,
     ListTask,
+    ParallelBench,
+    ParallelBenchTask,
     ReasoningGymTask,
     WordedSumsTask,
 )
@@ -34,6 +36,7 @@ from codd_lightning.configs.schema.evaluation import (
     Decoding,
     Evaluation,
     FewStepReasoning,
+    Tuning,
 )
 from codd_lightning.configs.schema.fields import ranged
 from codd_lightning.configs.schema.training import (
@@ -60,6 +63,7 @@ class Config:
     optimizer: Any = MISSING
     decoding: Decoding = MISSING
     evaluation: Evaluation = MISSING
+    tuning: Tuning = field(default_factory=Tuning)
     trainer: Trainer = MISSING
     callbacks: dict[str, Any] = field(default_factory=dict)
     experiment_name: str = "unnamed"
@@ -83,10 +87,12 @@ def register() -> None:
         ("circuit", "factorized_schema", FactorizedCircuit),
         ("circuit", "pretrained_schema", PretrainedCircuit),
         ("data", "data_schema", Data),
+        ("data", "parallelbench_schema", ParallelBench),
         ("task", "worded_sums_schema", WordedSumsTask),
         ("task", "list_schema", ListTask),
         ("task", "reasoning_gym_schema", ReasoningGymTask),
         ("task", "file_schema", FileTask),
+        ("task", "parallelbench_schema", ParallelBenchTask),
         ("objective", "coupled_likelihood_schema", CoupledLikelihood),
         ("objective", "likelihood_schema", Likelihood),
         ("objective", "masked_diffusion_schema", MaskedDiffusion),

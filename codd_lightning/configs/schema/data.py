@@ -36,6 +36,13 @@ class Data:
 
 
 @dataclass
+class ParallelBench(Data):
+    """A clone of ParallelBench, by its path; what a choice has beside the common options goes to its task."""
+
+    path: str = MISSING
+
+
+@dataclass
 class WordedSumsTask:
     """Our own generator of worded arithmetic problems."""
 
@@ -74,6 +81,20 @@ class FileTask:
     test: str | None = None
     repo: str | None = None
     name: str | None = None
+    reader: str = "pair"
     prompt_field: str = "prompt"
     response_field: str = "response"
     remove: str | None = None
+    grader: str = "number"
+    grader_options: dict[str, Any] = field(default_factory=dict)
+    part_field: str | None = None
+    parts: dict[str, list[int]] = field(default_factory=dict)
+    allow_overlap: bool = False
+
+
+@dataclass
+class ParallelBenchTask:
+    """The rule-based tasks of a ParallelBench clone; all of them, or those named in `subtasks`."""
+
+    _target_: str = "codd_lightning.tasks.ParallelBenchTask"
+    subtasks: list[str] | None = None

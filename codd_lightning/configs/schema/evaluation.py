@@ -21,6 +21,7 @@ class Decoding:
     strict_gamma: bool = False
     reverse_gamma: bool = False
     tau: float = ranged(0.0, minimum=0.0)
+    tuned: bool = False
     temperature: float = ranged(0.0, minimum=0.0)
     top_p: float | None = ranged(None, above=0.0, maximum=1.0)
     top_k: int | None = ranged(None, minimum=1)
@@ -53,6 +54,16 @@ class Evaluation:
     templates: list[str] = field(default_factory=list)
     batch_size: int = ranged(128, minimum=1)
     batch_tokens: int | None = ranged(None, minimum=1)
+
+
+@dataclass
+class Tuning:
+    """What `codd tune` tries on held-out problems."""
+
+    gammas: list[float] = field(default_factory=lambda: [1.0, 0.75, 0.5, 0.25])
+    taus: list[float] = field(default_factory=lambda: [0.0, 0.3, 0.6, 1.0])
+    steps_per_block: list[int] = field(default_factory=lambda: [4])
+    examples: int = ranged(256, minimum=1)
 
 
 @dataclass

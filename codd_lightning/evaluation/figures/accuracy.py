@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from codd_lightning.evaluation.figures.style import errors, legend_below, line_style, new_axes, styled
-from codd_lightning.evaluation.rows import Row, series_label
+from codd_lightning.evaluation.rows import Row, is_final, series_label
 
 # What accuracy is drawn against, and what the axis says.
 COSTS = {
@@ -67,11 +67,10 @@ def latency(rows: Sequence[Row], metric: str = "strict_accuracy") -> Figure | No
 
 
 def _series(rows: Sequence[Row], metric: str, cost: str) -> dict[str, list[Row]]:
-    """Rows of a metric by decoder, cheapest first; without those of γ×τ grids and subtasks, which are other figures."""
+    """Final rows of a metric by decoder, cheapest first."""
     series: dict[str, list[Row]] = {}
     for row in rows:
-        apart = "subtask" in row or ("gamma" in row and "tau" in row)
-        if row["name"] == metric and "decoder" in row and _positive(row, cost) and not apart:
+        if is_final(row, metric) and _positive(row, cost):
             series.setdefault(series_label(row), []).append(row)
     return {label: sorted(measured, key=lambda row: row[cost]) for label, measured in series.items()}
 

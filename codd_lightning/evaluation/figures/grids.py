@@ -11,16 +11,21 @@ from codd_lightning.evaluation.rows import Row
 
 @styled
 def gamma_tau(rows: Sequence[Row]) -> Figure | None:
-    """Strict accuracy in percent over γ and τ; None if no row carries both. Of several budgets the smallest."""
-    chosen = [row for row in rows if row["name"] == "strict_accuracy" and "gamma" in row and "tau" in row]
-    if not chosen:
+    """Strict accuracy of one decoder on held-out data over γ and τ, in percent; None if no row is of such a grid.
+
+    Of several step budgets the mean is drawn: what `codd tune` chooses by.
+    """
+    budgets: set[float] = set()
+    found: dict[tuple[object, object], list[float]] = {}
+    for row in rows:
+        if row["name"] == "strict_accuracy" and row["split"] != "test" and {"gamma", "tau"} <= set(row):
+            budgets.add(row.get("steps_per_block", 0))
+            found.setdefault((row["gamma"], row["tau"]), []).append(100 * row["value"])
+    if not found:
         return None
-    fewest = min(row.get("steps_per_block", 0) for row in chosen)
-    values = {
-        (row["gamma"], row["tau"]): 100 * row["value"] for row in chosen if row.get("steps_per_block", 0) == fewest
-    }
-    steps = f", {fewest} steps per block" if fewest else ""
-    return heat_map(values, "activation threshold γ", "sharpening τ", f"strict accuracy, %{steps}")
+    values = {pair: sum(accuracies) / len(accuracies) for pair, accuracies in found.items()}
+    steps = ", ".join(f"{budget:g}" for budget in sorted(budgets))
+    return heat_map(values, "activation threshold γ", "sharpening τ", f"strict accuracy, %\n(steps per block: {steps})")
 
 
 @styled

@@ -71,7 +71,7 @@ def compare(run: Run) -> list[Comparison]:
 
 def setting_label(record: Record) -> str:
     """A sample's decoder as tables name it."""
-    return series_label({"split": "test", **record})
+    return series_label(record)
 
 
 def _pairs(keys: Sequence[Key]) -> Iterator[tuple[Key, Key]]:

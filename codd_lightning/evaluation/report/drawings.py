@@ -20,7 +20,7 @@ from codd_lightning.evaluation.figures import (
     misspecification_gap,
 )
 from codd_lightning.evaluation.report.runs import Run, differing_settings
-from codd_lightning.evaluation.rows import Row, decoder_label
+from codd_lightning.evaluation.rows import Row, decoder_label, is_final, series_label
 
 MOST_LINES = 7  # in one figure; more colours than that are not told apart
 
@@ -58,9 +58,11 @@ def _of_run(run: Run) -> Iterator[Drawing]:
         figure = latency(run.rows, metric)
         if figure is not None:
             yield Drawing(_file_name(run.name, "latency"), f"{run.name}: seconds per sample.", figure)
-    figure = gamma_tau(run.rows)
-    if figure is not None:
-        yield Drawing(_file_name(run.name, "gamma_tau"), f"{run.name}: strict accuracy over γ and τ.", figure)
+    for decoder in dict.fromkeys(decoder_label(row) for row in run.rows if "decoder" in row):
+        figure = gamma_tau([row for row in run.rows if "decoder" in row and decoder_label(row) == decoder])
+        if figure is not None:
+            caption = f"{run.name}: strict accuracy of {decoder} on held-out data over γ and τ."
+            yield Drawing(_file_name(run.name, f"gamma_tau_{decoder}"), caption, figure)
     figure = misspecification_gap(run.rows)
     if figure is not None:
         caption = f"{run.name}: likelihood of the true tokens by mask ratio, with 95 % intervals."
@@ -149,15 +151,11 @@ def _headlines(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
     for row in rows:
         if row["name"] in QUANTITIES and row.get("head") not in (None, "factorized"):
             yield QUANTITIES[row["name"]], row["value"]
-    coupled = [
-        row
-        for row in rows
-        if row["name"] == "strict_accuracy" and row.get("decoder") != "factorized" and "steps_per_block" in row
-    ]
+    coupled = [row for row in rows if is_final(row, "strict_accuracy") and row["decoder"] != "factorized"]
     fewest = min((row["steps_per_block"] for row in coupled), default=0)
     for row in coupled:
         if row["steps_per_block"] == fewest:
-            yield f"strict accuracy of {decoder_label(row)} at {fewest:g} steps, %", 100 * row["value"]
+            yield f"strict accuracy of {series_label(row)} at {fewest:g} steps, %", 100 * row["value"]
     gains = [row for row in rows if row["name"] == "cll_gain" and "mask_ratio" in row]
     if gains:
         low, high = max(row["mask_ratio"] for row in gains)

@@ -10,7 +10,7 @@ from typing import Any
 from codd_lightning.evaluation.report.comparisons import Comparison
 from codd_lightning.evaluation.report.paper import Published
 from codd_lightning.evaluation.report.runs import Key, Run, differing_settings, sample_key
-from codd_lightning.evaluation.rows import Row, series_label
+from codd_lightning.evaluation.rows import Row, is_final, series_label
 
 # What every row has; any other label of any row gets a column after these.
 FIXED = ("name", "value", "low", "high", "n", "unit", "split")
@@ -68,8 +68,7 @@ def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
         lines: dict[tuple[str, str], dict[float, Cell]] = {}
         for run in runs:
             for row in run.rows:
-                apart = "subtask" in row or ("gamma" in row and "tau" in row)
-                if row["name"] == metric and "decoder" in row and "steps_per_block" in row and not apart:
+                if is_final(row, metric):
                     line = lines.setdefault((run.name, series_label(row)), {})
                     line[row["steps_per_block"]] = Cell(_percent(row), row["value"], _samples_of(run, row))
         budgets = sorted({budget for line in lines.values() for budget in line})

@@ -1,0 +1,166 @@
+"""`codd tune`: γ and τ of the coupled decoders, chosen on held-out data and written into the circuit's config."""
+
+import argparse
+import itertools
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from tqdm.auto import tqdm
+
+from codd_lightning.circuits import Circuit, save_circuit
+from codd_lightning.cli.build import Experiment
+from codd_lightning.cli.compose import compose_experiment
+from codd_lightning.cli.console import log_to
+from codd_lightning.cli.manifest import Manifest
+from codd_lightning.cli.measure import count_parameters
+from codd_lightning.cli.processes import Processes
+from codd_lightning.cli.run_folder import RunFolder
+from codd_lightning.cli.train import print_keys
+from codd_lightning.cli.trained import open_trained
+from codd_lightning.errors import UserError
+from codd_lightning.evaluation import (
+    FewStepEvaluation,
+    Remembering,
+    Row,
+    accuracy_rows,
+    decoder_label,
+    setting_of,
+    write_results,
+)
+from codd_lightning.evaluation.samples import Sample
+
+log = logging.getLogger("codd_lightning")
+
+SPLIT = "validation"  # never the test split
+Choice = dict[str, Any]
+
+
+def tune_command(args: argparse.Namespace) -> int:
+    """The command."""
+    if args.experiment is None:
+        raise UserError("codd tune needs an EXPERIMENT: a name in experiments/ or a path")
+    config = compose_experiment(args.experiment, args.overrides)
+    if args.help:
+        print_keys("tune", args.experiment, config)
+        return 0
+    config.output_dir = str(RunFolder.path_of(config))
+    tune(config)
+    return 0
+
+
+def tune(config: DictConfig) -> dict[str, Choice]:
+    """Decodes held-out problems at every γ and τ; returns the best of each coupled decoder.
+
+    The best has the highest strict accuracy, averaged over `tuning.steps_per_block`; of equals the highest flexible
+    accuracy, then what comes first in `tuning.gammas` and `tuning.taus`. The rows go into `results.json`, the choice
+    into the circuit's `config.json`.
+
+    Raises:
+        UserError: there is no circuit, nothing trained, or no held-out problem.
+    """
+    run, trained, experiment = open_trained(config, Processes())
+    decoders = [decoder for decoder in experiment.decoders if decoder.proposal != "factorized"]
+    if experiment.circuit is None or not decoders:
+        raise UserError("codd tune needs a circuit, and a coupled decoder among evaluation.decoders")
+    options = config.tuning
+    if not (options.gammas and options.taus and options.steps_per_block):
+        raise UserError("tuning.gammas, tuning.taus and tuning.steps_per_block need at least one value each")
+    grid = list(itertools.product(options.gammas, options.taus))
+    evaluation = FewStepEvaluation(
+        experiment.task,
+        experiment.data.dataset(SPLIT),
+        [
+            setting_of(decoder.replace(gamma=gamma, tau=tau), budget, experiment.circuit, gamma=gamma, tau=tau)
+            for decoder in decoders
+            for budget in options.steps_per_block
+            for gamma, tau in grid
+        ],
+        examples=options.examples,
+        batch_size=config.evaluation.batch_size,
+        batch_tokens=config.evaluation.batch_tokens,
+        seed=config.seed,
+        split=SPLIT,
+    )
+    folder = RunFolder(config) if run is None else RunFolder.of(run.path)
+    log_to(folder.log_file)
+    manifest = Manifest(folder, config) if run is None else None
+    rows = _decode(evaluation, experiment, config.trainer.progress_bar)
+    choices = _choose(rows, len(options.steps_per_block), grid)
+    kept: Sequence[Row] = [] if run is None else run.rows_but_of(SPLIT)
+    if manifest is not None:
+        manifest.update()
+    write_results(
+        folder.results_file,
+        experiment=config.experiment_name,
+        seconds=run.results["seconds"] if run is not None else manifest.seconds if manifest is not None else 0.0,
+        parameters=count_parameters(experiment),
+        metrics=[*kept, *rows],
+    )
+    folder.finish()
+    _say(choices)
+    _write(Path(str(trained.circuit.path_or_repo)), experiment.circuit, choices)
+    return choices
+
+
+def _decode(evaluation: FewStepEvaluation, experiment: Experiment, show: bool) -> list[Row]:
+    """Accuracies of every setting; settings that meet the same canvas share one backbone pass."""
+    backbone: Any = Remembering(experiment.backbone.eval())
+    samples: dict[str, list[Sample]] = {}
+    last: list[int] = []
+    batches = sorted(evaluation.batches, key=lambda batch: batch.positions)
+    for batch in tqdm(batches, desc=SPLIT, unit="batch", leave=False, disable=not show):
+        if batch.positions != last:
+            backbone.forget()
+            last = batch.positions
+        found = evaluation.decode_batch(backbone, experiment.circuit, batch)
+        samples.setdefault(json.dumps(batch.setting.labels), []).extend(found)
+    asked = backbone.passes + backbone.recalled
+    log.info("%d of %d backbone passes were shared", backbone.recalled, asked)
+    return [row for decoded in samples.values() for row in accuracy_rows(decoded, SPLIT)]
+
+
+def _choose(rows: Sequence[Row], budgets: int, grid: Sequence[tuple[float, float]]) -> dict[str, Choice]:
+    chosen: dict[str, Choice] = {}
+    for label in dict.fromkeys(decoder_label(row) for row in rows):
+        mine = [row for row in rows if decoder_label(row) == label]
+        scores = []
+        for place, (gamma, tau) in enumerate(grid):
+            here = [row for row in mine if (row["gamma"], row["tau"]) == (gamma, tau)]
+            strict, flexible = (
+                sum(row["value"] for row in here if row["name"] == name) / budgets
+                for name in ("strict_accuracy", "flexible_accuracy")
+            )
+            scores.append((strict, flexible, -place))
+        strict, flexible, place = max(scores)
+        gamma, tau = grid[-place]
+        chosen[label] = {
+            "gamma": gamma,
+            "tau": tau,
+            "steps_per_block": sorted({row["steps_per_block"] for row in mine}),
+            "strict_accuracy": strict,
+            "n": mine[0]["n"],
+            "split": SPLIT,
+        }
+    return chosen
+
+
+def _say(choices: dict[str, Choice]) -> None:
+    for label, choice in choices.items():
+        log.info(
+            "%s: decoding.gamma=%s decoding.tau=%s  (strict accuracy %.1f %% of %d held-out problems)",
+            *(label, choice["gamma"], choice["tau"], 100 * choice["strict_accuracy"], choice["n"]),
+        )
+
+
+def _write(path: Path, circuit: Circuit, choices: dict[str, Choice]) -> None:
+    """Puts the choice into the circuit's config; a circuit of the Hub is left as it is."""
+    if not path.is_dir():
+        log.info("%s is no folder here, so the choice is not written into its config", path)
+        return
+    circuit.tuned = {**circuit.tuned, **choices}
+    save_circuit(circuit, path)
+    log.info("written into %s", path / "config.json")
