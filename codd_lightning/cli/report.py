@@ -41,7 +41,7 @@ def report_command(args: argparse.Namespace) -> int:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
     figures = sum(path.suffix == ".svg" for path in written)
-    print(f"{len(runs)} runs, {sum(len(run.rows) for run in runs)} numbers")
+    print(f"{len(runs)} run{'s' if len(runs) != 1 else ''}, {sum(len(run.rows) for run in runs)} numbers")
     for path in written:
         if path.parent == beside:
             print(f"  {folder / path.name}")

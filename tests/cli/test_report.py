@@ -58,7 +58,7 @@ def test_what_is_no_finished_run_is_named_and_left_out(tmp_path: Path, capsys: p
     left_out = {line.split()[2] for line in captured.err.splitlines()}
     assert left_out == {"unfinished", "torn", "binary", "running", "nan", "huge", "half", "foreign", "newer"}
     assert all(line.startswith("codd: warning: ") for line in captured.err.splitlines())
-    assert "1 runs, 1 numbers" in captured.out
+    assert "1 run, 1 numbers" in captured.out
     assert not Path("owned").exists()
 
 
