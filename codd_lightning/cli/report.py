@@ -38,6 +38,8 @@ def report_command(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from None
     finally:
+        if replaced.exists() and not folder.exists():  # the new one did not get there
+            os.replace(replaced, folder)
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
     figures = sum(path.suffix == ".svg" for path in written)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,22 @@ def test_a_second_report_replaces_the_first_and_is_the_same(tmp_path: Path) -> N
     assert set(with_page) - set(without) == {"report.html"}
     assert all(with_page[name] == content for name, content in without.items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "run"]
+
+
+def test_a_report_that_cannot_be_moved_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "run", two_decoders(better=20)[0])
+    assert main(["report", str(tmp_path)]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    move = os.replace
+
+    def fails_once(source: Path, target: Path) -> None:
+        if source.name.endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_once)
+    assert main(["report", str(tmp_path)]) == 2
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

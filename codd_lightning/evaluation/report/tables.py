@@ -43,9 +43,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         others = [other for other in runs if other.experiment == run.experiment]
         settings = ", ".join(
-            f"{key.removesuffix('._target_')}={_setting(run.config[key])}"
-            for key in differing_settings(others)
-            if run.config.get(key) is not None
+            _said(key, run.config[key]) for key in differing_settings(others) if run.config.get(key) is not None
         )
         sizes = [run.parameters.get(part, 0) for part in ("backbone", "circuit")]
         rows.append(
@@ -185,6 +183,13 @@ def _samples_of(run: Run, row: Row) -> tuple[str, Key] | None:
 
 def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _said(key: str, value: Any) -> str:
+    """A setting as one reads it: of a part's class only its name."""
+    if key.endswith("._target_"):
+        return f"{key.removesuffix('._target_')}={str(value).rpartition('.')[2]}"
+    return f"{key}={_setting(value)}"
 
 
 def _csv_value(value: Any) -> Any:
