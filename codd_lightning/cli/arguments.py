@@ -68,6 +68,10 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--json", action="store_true", help="one JSON object a prompt and decoder (JSON lines)")
     generate.add_argument("--trace", action="store_true", help="draw the denoising, a line for each step")
 
+    report = commands.add_parser("report", help="tables, figures and a page from finished runs")
+    report.add_argument("outputs", metavar="OUTPUTS", help="a folder that holds runs, at any depth")
+    report.add_argument("--html", action="store_true", help="also one page that needs no network")
+
     importing = commands.add_parser("import", help="read a PyJuice .jpc file into a circuit folder")
     importing.add_argument("file", metavar="FILE.jpc")
     importing.add_argument("folder", metavar="FOLDER")

@@ -19,6 +19,7 @@ MODULES = {
     "evaluate": "evaluate",
     "tune": "tune",
     "generate": "generate",
+    "report": "report",
     "import": "circuit_files",
     "export": "circuit_files",
     "lm-eval": "lm_eval",

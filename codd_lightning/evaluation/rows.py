@@ -38,6 +38,21 @@ def decoder_label(measured: Row) -> str:
     return label
 
 
+def is_final(measured: Row, metric: str) -> bool:
+    """Whether a row is a decoder's accuracy on the test split at a step budget: not of a choice on held-out data."""
+    return (
+        measured["name"] == metric and measured["split"] == "test" and {"decoder", "steps_per_block"} <= set(measured)
+    )
+
+
+def series_label(measured: Row) -> str:
+    """A decoder's label with the prompt template where the row names one, short enough for a legend."""
+    label = decoder_label(measured)
+    if measured.get("template") is not None:
+        label += f", {measured['template']}"
+    return label if len(label) <= 48 else f"{label[:47]}…"
+
+
 def write_results(
     path: Path, *, experiment: str, seconds: float, parameters: dict[str, int], metrics: Sequence[Row]
 ) -> None:
