@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from codd_lightning.evaluation.rows import Row, decoder_label
+from codd_lightning.evaluation.rows import Row, series_label
 
 
 def accuracy_table(rows: Sequence[Row], metric: str = "strict_accuracy", title: str | None = None) -> Table:
@@ -17,8 +17,8 @@ def accuracy_table(rows: Sequence[Row], metric: str = "strict_accuracy", title: 
     table.add_column("decoder")
     for budget in budgets:
         table.add_column(str(budget), justify="right")
-    for label in dict.fromkeys(decoder_label(row) for row in measured):
-        cells = {row["steps_per_block"]: _percent(row) for row in measured if decoder_label(row) == label}
+    for label in dict.fromkeys(series_label(row) for row in measured):
+        cells = {row["steps_per_block"]: _percent(row) for row in measured if series_label(row) == label}
         table.add_row(label, *(cells.get(budget, "") for budget in budgets))
     return table
 
