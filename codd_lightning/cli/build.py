@@ -130,17 +130,50 @@ def _callbacks(config: DictConfig) -> list[L.Callback]:
     return callbacks
 
 
+class RunTrainer(L.Trainer):
+    """Lightning's trainer, stopped by `StopAfter`: with its own `max_steps`, a run that goes on skips an epoch.
+
+    Args:
+        updates: after which training ends; None for whole epochs.
+        options: of Lightning's.
+    """
+
+    def __init__(self, updates: int | None, callbacks: list[L.Callback], **options: Any) -> None:
+        self._updates = updates
+        stop = [] if updates is None else [StopAfter(updates)]
+        super().__init__(callbacks=[*stop, *callbacks], **options)
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        whole = super().estimated_stepping_batches
+        return whole if self._updates is None else min(whole, self._updates)
+
+
+class StopAfter(L.Callback):
+    """Ends training after some updates, with a validation as at the end of an epoch."""
+
+    def __init__(self, updates: int) -> None:
+        self._updates = updates
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_batch_end(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step >= self._updates:
+            trainer.should_stop = True
+
+
 def make_trainer(config: DictConfig, module: L.LightningModule, **parts: Any) -> L.Trainer:
-    """Lightning's trainer, single-process torch threads set as asked."""
+    """The trainer of a run, single-process torch threads set as asked."""
     options = config.trainer
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
-    return L.Trainer(
+    return RunTrainer(
+        None if options.max_steps == -1 else options.max_steps,
         accelerator=options.accelerator,
         devices=options.devices,
         precision=options.precision,
         max_epochs=options.max_epochs,
-        max_steps=options.max_steps,
         gradient_clip_val=options.gradient_clip_val if module.automatic_optimization else None,  # EM has no gradients
         check_val_every_n_epoch=options.check_val_every_n_epoch,
         log_every_n_steps=options.log_every_n_steps,

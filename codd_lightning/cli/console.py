@@ -49,6 +49,7 @@ def quiet_libraries() -> None:
         "ignore", message=".*module.s. in eval mode at the start of training.*"
     )  # the backbone: meant
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")  # a run goes on
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # its sampler knows where to go on
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
     warnings.filterwarnings("ignore", message=".*srun.*")

@@ -29,7 +29,7 @@ class Manifest:
     def __init__(self, folder: RunFolder, config: DictConfig) -> None:
         self._path = folder.manifest_file
         self._started = time.time()
-        earlier = _read(self._path) if folder.checkpoint else {}
+        earlier = _read(self._path) if folder.continued else {}
         self._earlier_seconds = float(earlier.get("seconds", 0.0))
         self._values: dict[str, Any] = {
             "experiment": config.experiment_name,

@@ -16,9 +16,18 @@ from tqdm.auto import tqdm
 from codd_lightning.backbones import save_backbone
 from codd_lightning.circuits import save_circuit
 from codd_lightning.cli.build import Experiment, build, make_trainer
-from codd_lightning.cli.checkpoints import RunCheckpoint, read_checkpoint, restore
+from codd_lightning.cli.checkpoints import (
+    BEST,
+    LAST,
+    RunCheckpoints,
+    SyncedFiles,
+    newest_whole,
+    read_checkpoint,
+    restore,
+)
 from codd_lightning.cli.compose import without_effect
 from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
+from codd_lightning.cli.failure import disk_is_full
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import Manifest, fingerprint
 from codd_lightning.cli.model_card import circuit_card
@@ -55,10 +64,12 @@ def run(config: DictConfig) -> Path:
     try:
         _run(config, experiment, folder, manifest)
     except (KeyboardInterrupt, SystemExit):  # the latter is Lightning's answer to Ctrl-C
-        saved = (folder.checkpoints / "last.ckpt").exists()
-        mend = f"add output_dir={folder.path} to continue from the last whole epoch"
-        raise KeyboardInterrupt(mend if saved else "before the end of the first epoch: nothing was saved") from None
+        saved = (folder.checkpoints / LAST).exists()
+        mend = f"add output_dir={folder.path} to continue from the last checkpoint"
+        raise KeyboardInterrupt(mend if saved else "before the first checkpoint: nothing was saved") from None
     except Exception as error:
+        if not isinstance(error, UserError) and disk_is_full(error):
+            raise UserError(f"no space is left for {folder.path}: free some, and start again") from None
         if not isinstance(error, UserError):
             log.debug("", exc_info=True)
             error.log_file = folder.log_file  # type: ignore[attr-defined]  # read by the command
@@ -79,29 +90,34 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
         f"{parameters['circuit']:,}",
     )
     monitor = "validation/nll_coupled" if experiment.circuit is not None else "validation/nll_per_masked_token"
-    best = RunCheckpoint(folder.checkpoints, "best", monitor)
-    last = RunCheckpoint(folder.checkpoints, "last")  # a stopped run goes on from its last epoch, good or bad
+    options = config.trainer
+    checkpoints = RunCheckpoints(
+        folder.checkpoints, monitor, options.checkpoint_every_n_steps, options.checkpoint_minutes
+    )
     timer = Timer()  # counts over all starts of a run
     bar = [ProgressBar()] if config.trainer.progress_bar else []
     trainer = make_trainer(
         config,
         experiment.module,
-        callbacks=[best, last, timer, LearningRateMonitor("step"), *bar, *experiment.callbacks],
+        callbacks=[checkpoints, timer, LearningRateMonitor("step"), *bar, *experiment.callbacks],
         logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
+        plugins=[SyncedFiles()],
         default_root_dir=folder.path,
     )
-    if folder.checkpoint is not None:
-        manifest.resume(int(read_checkpoint(folder.checkpoint)["global_step"]))
-        log.info("continuing from %s", folder.checkpoint)
+    checkpoint = newest_whole(folder.checkpoints, log.warning)
+    if checkpoint is not None:
+        step = int(read_checkpoint(checkpoint)["global_step"])
+        manifest.resume(step)
+        log.info("continuing from %s, step %d", checkpoint, step)
     if not any(p.requires_grad for p in experiment.module.parameters()):
         log.info("nothing here has parameters to train; it is measured as it is")
     else:
-        if folder.checkpoint is None and experiment.circuit is not None:
+        if checkpoint is None and experiment.circuit is not None:
             experiment.initialization(experiment.circuit, experiment.backbone, experiment.data, experiment.noise)
-        trainer.fit(experiment.module, experiment.data, ckpt_path=folder.checkpoint, weights_only=True)
+        trainer.fit(experiment.module, experiment.data, ckpt_path=checkpoint, weights_only=True)
     training_seconds = timer.time_elapsed()
-    if best.best_model_path:
-        restore(experiment.module, Path(best.best_model_path))
+    if (best := folder.checkpoints / BEST).exists():
+        restore(experiment.module, best)
     rows = [row("training_seconds", training_seconds, training_seconds, training_seconds, 1, "s", "train")]
     rows += measure(config, experiment)
     _export(config, experiment, folder, rows)

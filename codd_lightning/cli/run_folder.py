@@ -26,7 +26,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        checkpoint: the checkpoint to continue from; None for a new run.
+        continued: whether there are checkpoints to continue from.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -38,7 +38,6 @@ class RunFolder:
         """
         default = Path("outputs") / config.experiment_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         self.path = default if config.output_dir is None else Path(config.output_dir)
-        self.checkpoint: Path | None = None
         resolved = OmegaConf.to_yaml(config, resolve=True)
         try:
             if config.overwrite:
@@ -51,8 +50,7 @@ class RunFolder:
             write_text(self.config_file, resolved)
         except OSError as error:
             raise UserError(f"output_dir={self.path} cannot be used: {error.strerror}") from None
-        last = self.checkpoints / "last.ckpt"
-        self.checkpoint = last if last.exists() else None
+        self.continued = any(self.checkpoints.glob("*.ckpt"))
 
     @property
     def config_file(self) -> Path:

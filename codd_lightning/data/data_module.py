@@ -1,10 +1,11 @@
 """The LightningDataModule over any task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from codd_lightning.data.encoding import Batch, Encoded, collate, encode
@@ -82,6 +83,26 @@ class EncodedDataset(Dataset[Encoded]):
 
     def __len__(self) -> int:
         return len(self._indices)
+
+
+class EpochLoader(DataLoader[Encoded]):
+    """Asks its sampler when the first batch is wanted, not before: only then are epoch and place in it restored.
+
+    Its worker processes draw their seeds from a generator of its own, so that a run that goes on in the middle of an
+    epoch, and starts them again, leaves the default generator as an undisturbed run does.
+    """
+
+    def __init__(self, dataset: EncodedDataset, num_workers: int, seed: int, **options: Any) -> None:
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator().manual_seed(seed),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # what collate makes of the examples
+        yield from super().__iter__()
 
 
 class TaskDataModule(L.LightningDataModule):
@@ -191,13 +212,15 @@ class TaskDataModule(L.LightningDataModule):
                 f"data.batch_size={self.batch_size} is more than the {len(dataset)} examples of the train split"
             )
         order = EpochOrder(len(dataset), self.seed, shuffle)
-        return DataLoader(
-            dataset,
-            batch_sampler=GlobalBatches(order, self.batch_size, rank, world_size, drop_last=shuffle),
-            collate_fn=self.collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+        done = self._batches_done if shuffle else lambda: 0
+        batches = GlobalBatches(order, self.batch_size, rank, world_size, drop_last=shuffle, done=done)
+        return EpochLoader(dataset, self.num_workers, self.seed, batch_sampler=batches, collate_fn=self.collate)
+
+    def _batches_done(self) -> int:
+        """Training batches that the trainer has taken of the present epoch, before this start of the run too."""
+        if self.trainer is None or not self.trainer.training:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _fits(self, encoded: Encoded) -> bool:
         return len(encoded.prompt) <= self.max_prompt_tokens and len(encoded.response) <= self.max_response_tokens
