@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ def spawn(generator: torch.Generator | None, count: int) -> list[torch.Generator
 
 def random_states() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's default generators, as tensors and plain values."""
-    kind, keys, *rest = np.random.get_state(legacy=True)
+    kind, keys, *rest = cast("tuple[Any, ...]", np.random.get_state(legacy=True))
     return {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),

@@ -13,10 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, most_states
 from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.cli.world import accelerator_of, world_size
 from codd_lightning.data import TaskDataModule
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
 from codd_lightning.modules import Initialization, Noise, Schedule
+from codd_lightning.strategies import DDP, StrategyRecipe
 from codd_lightning.tasks import SPLITS, Task
 
 
@@ -163,15 +165,26 @@ class StopAfter(L.Callback):
             trainer.should_stop = True
 
 
+def make_strategy(config: DictConfig) -> StrategyRecipe:
+    """How the ranks of a run share its work."""
+    recipe: StrategyRecipe = make(config.trainer.strategy, StrategyRecipe, "trainer.strategy")
+    return recipe
+
+
 def make_trainer(config: DictConfig, module: L.LightningModule, **parts: Any) -> L.Trainer:
     """The trainer of a run, single-process torch threads set as asked."""
     options = config.trainer
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
+    strategy = make_strategy(config)
+    accelerator = accelerator_of(config)
+    alone = world_size(config) == 1 and isinstance(strategy, DDP)  # nobody to share with
     return RunTrainer(
         None if options.max_steps == -1 else options.max_steps,
-        accelerator=options.accelerator,
+        accelerator=accelerator,
         devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy="auto" if alone else strategy(accelerator),
         precision=options.precision,
         max_epochs=options.max_epochs,
         gradient_clip_val=options.gradient_clip_val if module.automatic_optimization else None,  # EM has no gradients

@@ -15,9 +15,11 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from codd_lightning.errors import UserError
 from codd_lightning.seeding import random_states, restore_random_states
+from codd_lightning.strategies import gathered_weights
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 STATES = "random_states"
+STEP_FILE = "step.txt"
 
 
 class RunCheckpoints(Checkpoint):
@@ -59,10 +61,10 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         value = trainer.callback_metrics.get(self._monitor)
-        better = value is not None and (self._least is None or float(value) < self._least)
-        if better:
+        best = value is not None and (self._least is None or float(value) < self._least)
+        if value is not None and best:
             self._least = float(value)
-        self.save(trainer, best=better)
+        self.save(trainer, best=best)
 
     def save(self, trainer: L.Trainer, best: bool = False) -> None:
         """Writes a checkpoint now; on all ranks together.
@@ -84,6 +86,8 @@ class RunCheckpoints(Checkpoint):
             trainer.save_checkpoint(beside, weights_only=False)
             trainer.strategy.barrier()
             if trainer.is_global_zero:
+                if beside.is_dir():  # sharded, and no file of it says this plainly
+                    (beside / STEP_FILE).write_text(str(trainer.global_step))
                 if best:
                     _link(beside, self._folder / BEST)
                 _remove(self._folder / PREVIOUS)
@@ -141,7 +145,7 @@ def newest_whole(folder: Path, warn: Callable[[str], None]) -> Path | None:
         UserError: there are some, and none is whole.
     """
     there = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
-    damaged = []
+    damaged: list[Path] = []
     for path in there:
         if is_whole(path):
             if damaged:
@@ -184,9 +188,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def step_of(path: Path) -> int:
+    """How many updates had been made when a checkpoint was written."""
+    if path.is_dir():
+        return int((path / STEP_FILE).read_text())
+    return int(read_checkpoint(path)["global_step"])
+
+
 def restore(module: L.LightningModule, path: Path) -> None:
-    """Puts a checkpoint's weights into a module."""
-    checkpoint = read_checkpoint(path)
+    """Puts a checkpoint's weights into a module, gathered where they are sharded."""
+    checkpoint = {"state_dict": gathered_weights(path)} if path.is_dir() else read_checkpoint(path)
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
 

@@ -58,6 +58,10 @@ class Manifest:
         """Notes that this start went on from a step."""
         self.update(resumed=[*self._values["resumed"], {"step": step}])
 
+    def checkpoints(self, written: int, seconds: float) -> None:
+        """Adds the checkpoints of this start that reached its end, and the time that they took."""
+        self.update(checkpoints={"written": written, "seconds": round(seconds, 3)})
+
     @property
     def seconds(self) -> float:
         """Of this start and of those before it, as far as they were written down."""

@@ -8,30 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, Timer
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
 from codd_lightning.backbones import save_backbone
 from codd_lightning.circuits import save_circuit
-from codd_lightning.cli.build import Experiment, build, make_trainer
-from codd_lightning.cli.checkpoints import (
-    BEST,
-    LAST,
-    RunCheckpoints,
-    SyncedFiles,
-    newest_whole,
-    read_checkpoint,
-    restore,
-)
+from codd_lightning.cli.build import Experiment, build
 from codd_lightning.cli.compose import without_effect
-from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
+from codd_lightning.cli.console import log_to, quiet_libraries
 from codd_lightning.cli.failure import disk_is_full
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import Manifest, fingerprint
 from codd_lightning.cli.model_card import circuit_card
 from codd_lightning.cli.run_folder import RunFolder, write_text
+from codd_lightning.cli.training import Training
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import (
     Row,
@@ -49,76 +39,62 @@ from codd_lightning.modules import Noise
 log = logging.getLogger("codd_lightning")
 
 
-def run(config: DictConfig) -> Path:
-    """One run from start to results.json; returns its folder."""
+def run(config: DictConfig, local_rank: int | None = None) -> Path:
+    """One run from start to results.json, or one rank's part of it; returns its folder.
+
+    Args:
+        config: of the run.
+        local_rank: of this process, where `cli.ranks` started it.
+    """
     quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
     experiment = build(config)  # what does not fit fails here, unwritten
     require_feasible(config, experiment)
     folder = RunFolder(config)
-    log_to(folder.log_file)
-    for option in without_effect(config):
-        log.warning("%s has no effect here", option)
-    manifest = Manifest(folder, config)
-    manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})
-    try:
-        _run(config, experiment, folder, manifest)
-    except (KeyboardInterrupt, SystemExit):  # the latter is Lightning's answer to Ctrl-C
-        saved = (folder.checkpoints / LAST).exists()
-        mend = f"add output_dir={folder.path} to continue from the last checkpoint"
-        raise KeyboardInterrupt(mend if saved else "before the first checkpoint: nothing was saved") from None
-    except Exception as error:
-        if not isinstance(error, UserError) and disk_is_full(error):
-            raise UserError(f"no space is left for {folder.path}: free some, and start again") from None
-        if not isinstance(error, UserError):
-            log.debug("", exc_info=True)
-            error.log_file = folder.log_file  # type: ignore[attr-defined]  # read by the command
-        raise
-    return folder.path
-
-
-def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest: Manifest) -> None:
     parameters = {
         "backbone": sum(p.numel() for p in experiment.backbone.parameters()),
         "circuit": sum(p.numel() for p in experiment.circuit.parameters()) if experiment.circuit is not None else 0,
     }
-    log.info(
-        "%s → %s  (backbone %s parameters, circuit %s)",
-        config.experiment_name,
-        folder.path,
-        f"{parameters['backbone']:,}",
-        f"{parameters['circuit']:,}",
-    )
-    monitor = "validation/nll_coupled" if experiment.circuit is not None else "validation/nll_per_masked_token"
-    options = config.trainer
-    checkpoints = RunCheckpoints(
-        folder.checkpoints, monitor, options.checkpoint_every_n_steps, options.checkpoint_minutes
-    )
-    timer = Timer()  # counts over all starts of a run
-    bar = [ProgressBar()] if config.trainer.progress_bar else []
-    trainer = make_trainer(
-        config,
-        experiment.module,
-        callbacks=[checkpoints, timer, LearningRateMonitor("step"), *bar, *experiment.callbacks],
-        logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
-        plugins=[SyncedFiles()],
-        default_root_dir=folder.path,
-    )
-    checkpoint = newest_whole(folder.checkpoints, log.warning)
-    if checkpoint is not None:
-        step = int(read_checkpoint(checkpoint)["global_step"])
-        manifest.resume(step)
-        log.info("continuing from %s, step %d", checkpoint, step)
-    if not any(p.requires_grad for p in experiment.module.parameters()):
-        log.info("nothing here has parameters to train; it is measured as it is")
-    else:
-        if checkpoint is None and experiment.circuit is not None:
-            experiment.initialization(experiment.circuit, experiment.backbone, experiment.data, experiment.noise)
-        trainer.fit(experiment.module, experiment.data, ckpt_path=checkpoint, weights_only=True)
-    training_seconds = timer.time_elapsed()
-    if (best := folder.checkpoints / BEST).exists():
-        restore(experiment.module, best)
-    rows = [row("training_seconds", training_seconds, training_seconds, training_seconds, 1, "s", "train")]
+    training = Training(config, experiment, folder.path, launched=local_rank is not None)
+    try:
+        training.join(folder)
+        log_to(folder.log_file, speaks=training.leads)
+        for option in without_effect(config):
+            log.warning("%s has no effect here", option)
+        manifest = None
+        if training.leads:
+            manifest = Manifest(folder, config)
+            manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})
+        log.info(
+            "%s → %s  (backbone %s parameters, circuit %s)",
+            config.experiment_name,
+            folder.path,
+            f"{parameters['backbone']:,}",
+            f"{parameters['circuit']:,}",
+        )
+        training.fit(folder, manifest)
+        training.leave()
+        if manifest is not None:
+            _finish(config, training, folder, manifest, parameters)
+    except (KeyboardInterrupt, SystemExit):  # the latter is Lightning's answer to Ctrl-C
+        raise folder.interrupted() from None
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        if disk_is_full(error):
+            raise UserError(f"no space is left for {folder.path}: free some, and start again") from None
+        log.debug("", exc_info=True)
+        error.log_file = folder.log_file  # type: ignore[attr-defined]  # read by the command
+        raise
+    return folder.path
+
+
+def _finish(
+    config: DictConfig, training: Training, folder: RunFolder, manifest: Manifest, parameters: dict[str, int]
+) -> None:
+    """Measures what was trained, and writes it down."""
+    experiment = training.trained(folder)
+    rows = [row("training_seconds", training.seconds, training.seconds, training.seconds, 1, "s", "train")]
     rows += measure(config, experiment)
     _export(config, experiment, folder, rows)
     write_results(

@@ -52,8 +52,8 @@ class Killed(BaseException):
     """Stands in for SIGKILL where a test runs in one process: nothing of ours expects it."""
 
 
-def kill_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next run dies once it has written some checkpoints."""
+def train_killed(folder: Path, saves: int, *arguments: str) -> None:
+    """A run that dies once it has written some checkpoints."""
     save, count = RunCheckpoints.save, iter(range(1, 1000))
 
     def and_die(self: RunCheckpoints, *args: Any, **options: Any) -> None:
@@ -61,7 +61,10 @@ def kill_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
         if next(count) == saves:
             raise Killed
 
-    monkeypatch.setattr(RunCheckpoints, "save", and_die)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RunCheckpoints, "save", and_die)
+        with pytest.raises(Killed):
+            train(folder, *arguments)
 
 
 def state_of(folder: Path) -> dict[str, Any]:
@@ -104,9 +107,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("saves", [1, 3, 5])  # in the first epoch, at its end, in the second
 def test_a_run_goes_on_exactly_from_a_checkpoint(saves: int, whole: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        kill_after(saves, patched)
-        train(tmp_path)
+    train_killed(tmp_path, saves)
     assert train(tmp_path) == 0
     assert not differing(whole, state_of(tmp_path))
     assert json.loads((tmp_path / "manifest.json").read_text())["resumed"] == [{"step": (0, 2, 4, 5, 6, 8)[saves]}]
@@ -119,9 +120,7 @@ def test_a_run_goes_on_exactly_from_every_checkpoint(case: str, tmp_path: Path) 
     undisturbed = state_of(tmp_path / "whole")
     for saves in range(1, 9):
         folder = tmp_path / str(saves)
-        with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-            kill_after(saves, patched)
-            train(folder, *CASES[case])
+        train_killed(folder, saves, *CASES[case])
         assert train(folder, *CASES[case]) == 0
         assert not differing(undisturbed, state_of(folder)), saves
 
@@ -131,9 +130,10 @@ def test_a_run_killed_while_it_writes_a_checkpoint_loses_at_most_that_one(
     moment: int, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     """Of the second checkpoint half is written, or one of the steps is missing that put it in its place."""
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patched:
         kill_in_save(moment, patched)
-        train(tmp_path)
+        with pytest.raises(Killed):
+            train(tmp_path)
     assert train(tmp_path) == 0
     assert not differing(whole, state_of(tmp_path))
     assert not list((tmp_path / "checkpoints").glob(".*"))
@@ -162,9 +162,7 @@ def kill_in_save(moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
     """The folder of a run that was killed after its third checkpoint."""
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        kill_after(3, patched)
-        train(tmp_path / "run")
+    train_killed(tmp_path / "run", 3)
     return tmp_path / "run"
 
 
@@ -220,7 +218,16 @@ def test_a_full_disk_ends_a_run_in_one_line_with_the_last_checkpoint_whole(
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "codd_lightning.cli.main", "train", "smoke", *TINY, f"output_dir={folder}", *overrides]
+    return [
+        sys.executable,
+        "-m",
+        "codd_lightning.cli.main",
+        "train",
+        "smoke",
+        *TINY,
+        f"output_dir={folder}",
+        *overrides,
+    ]
 
 
 @pytest.mark.slow
