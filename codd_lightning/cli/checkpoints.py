@@ -3,23 +3,17 @@
 import os
 import shutil
 import time
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins import TorchCheckpointIO
 
+from codd_lightning.cli.checkpoint_files import BEST, LAST, PREVIOUS
 from codd_lightning.errors import UserError
 from codd_lightning.seeding import random_states, restore_random_states
-from codd_lightning.strategies import gathered_weights
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 STATES = "random_states"
-STEP_FILE = "step.txt"
 
 
 class RunCheckpoints(Checkpoint):
@@ -86,8 +80,6 @@ class RunCheckpoints(Checkpoint):
             trainer.save_checkpoint(beside, weights_only=False)
             trainer.strategy.barrier()
             if trainer.is_global_zero:
-                if beside.is_dir():  # sharded, and no file of it says this plainly
-                    (beside / STEP_FILE).write_text(str(trainer.global_step))
                 if best:
                     _link(beside, self._folder / BEST)
                 _remove(self._folder / PREVIOUS)
@@ -121,85 +113,6 @@ class RunCheckpoints(Checkpoint):
             return False
         late = time.monotonic() - self._clock >= 60.0 * self._minutes
         return trainer.strategy.broadcast(late)  # clocks differ, and all ranks write together
-
-
-class SyncedFiles(TorchCheckpointIO):
-    """Writes a checkpoint straight to its file, and to the disk before it is renamed."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        try:
-            with Path(path).open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch complains of the file that it could not finish
-                raise error.__context__ from None
-            raise
-
-
-def newest_whole(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The checkpoint to go on from: the last, or the one before it where that is damaged; None where there is none.
-
-    Raises:
-        UserError: there are some, and none is whole.
-    """
-    there = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
-    damaged: list[Path] = []
-    for path in there:
-        if is_whole(path):
-            if damaged:
-                warn(f"checkpoint {damaged[0]} is damaged; continuing from the one before it, {path}")
-            return path
-        damaged.append(path)
-    if damaged:
-        raise UserError(f"checkpoint {damaged[0]} cannot be read, nor one before it: add overwrite=true to start again")
-    return None
-
-
-def is_whole(path: Path) -> bool:
-    """Whether every file of a checkpoint is there to its end, by the checksums that torch writes into it."""
-    files = sorted(path.rglob("*.pt")) if path.is_dir() else [path]
-    try:
-        for file in files:
-            with zipfile.ZipFile(file) as archive:
-                if archive.testzip() is not None:
-                    return False
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
-        return False  # cut short, or never one
-    return bool(files)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What is in a checkpoint; tensors and plain values only.
-
-    Raises:
-        UserError: the file is not a whole checkpoint.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["global_step"], checkpoint["state_dict"]
-    except OSError:
-        raise
-    except Exception as error:  # torch has no error of its own for files that are cut short or foreign
-        raise UserError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}): add overwrite=true to start again"
-        ) from None
-    return checkpoint
-
-
-def step_of(path: Path) -> int:
-    """How many updates had been made when a checkpoint was written."""
-    if path.is_dir():
-        return int((path / STEP_FILE).read_text())
-    return int(read_checkpoint(path)["global_step"])
-
-
-def restore(module: L.LightningModule, path: Path) -> None:
-    """Puts a checkpoint's weights into a module, gathered where they are sharded."""
-    checkpoint = {"state_dict": gathered_weights(path)} if path.is_dir() else read_checkpoint(path)
-    module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
 
 
 def _remove(path: Path) -> None:

@@ -70,7 +70,10 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")  # a run goes on
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # its sampler goes on where it was
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # metrics sum over ranks by themselves
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)  # DeepSpeed's
+    warnings.filterwarnings(
+        "ignore", message=".*(all_gather_into|reduce_scatter)_tensor.*", category=FutureWarning
+    )  # DeepSpeed's
+    warnings.filterwarnings("ignore", message=".*DeepSpeed Stage 3 checkpoint, each worker.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
     warnings.filterwarnings("ignore", message=".*srun.*")

@@ -10,15 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from codd_lightning.cli.build import Experiment, build, make_strategy, make_trainer
-from codd_lightning.cli.checkpoints import (
-    BEST,
-    LAST,
-    RunCheckpoints,
-    SyncedFiles,
-    newest_whole,
-    restore,
-    step_of,
-)
+from codd_lightning.cli.checkpoint_files import BEST, LAST, SyncedFiles, newest_whole, read_checkpoint, restore
+from codd_lightning.cli.checkpoints import RunCheckpoints
 from codd_lightning.cli.console import ProgressBar
 from codd_lightning.cli.manifest import Manifest
 from codd_lightning.cli.run_folder import RunFolder
@@ -77,8 +70,9 @@ class Training:
         experiment = self._experiment
         checkpoint = newest_whole(folder.checkpoints, log.warning)
         if checkpoint is not None and manifest is not None:
-            manifest.resume(step_of(checkpoint))
-            log.info("continuing from %s, step %d", checkpoint, step_of(checkpoint))
+            step = int(read_checkpoint(checkpoint)["global_step"])
+            manifest.resume(step)
+            log.info("continuing from %s, step %d", checkpoint, step)
         if not any(p.requires_grad for p in experiment.module.parameters()):
             log.info("nothing here has parameters to train; it is measured as it is")
             return

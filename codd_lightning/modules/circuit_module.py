@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
-from codd_lightning.circuits import Circuit
+from codd_lightning.circuits import Circuit, describe
 from codd_lightning.data import Batch
 from codd_lightning.decoding import require_fit
 from codd_lightning.diffusion import WEIGHTS, Noised
@@ -137,6 +137,7 @@ class CircuitModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("backbone.")}
+        checkpoint["circuit"] = describe(self.circuit)  # so that it can be read from the checkpoint alone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         frozen = {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}

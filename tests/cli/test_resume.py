@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from codd_lightning.cli.checkpoints import RunCheckpoints, is_whole, read_checkpoint
+from codd_lightning.cli.checkpoint_files import is_whole, read_checkpoint
+from codd_lightning.cli.checkpoints import RunCheckpoints
 from codd_lightning.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
