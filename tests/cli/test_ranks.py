@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,7 @@ def test_two_ranks_that_were_killed_go_on_exactly(strategy: str, tmp_path: Path)
     longer = [*STRATEGIES[strategy], "trainer.accelerator=cpu", "trainer.max_epochs=12"]
     train_two(tmp_path / "whole", *longer)
     killed = tmp_path / "killed"
-    with subprocess.Popen(command(killed, *longer), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    with started(killed, *longer) as process:
         wait_for(killed / "checkpoints" / "previous.ckpt", process)
         process.kill()
     time.sleep(1.0)  # its ranks notice
@@ -154,6 +156,22 @@ def test_two_ranks_that_were_killed_go_on_exactly(strategy: str, tmp_path: Path)
     ours, theirs = (load_file(folder / "circuit" / "model.safetensors") for folder in (killed, tmp_path / "whole"))
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
+
+
+@contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A run in a session of its own, killed at the end whatever happens here."""
+    with subprocess.Popen(
+        command(folder, *arguments),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
@@ -166,7 +184,7 @@ def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
 def ranks_of(process: subprocess.Popen[Any]) -> list[int]:
     """Processes that were started by one, in order."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
     )
     return sorted(int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line)
 
@@ -183,9 +201,7 @@ def alive(pid: int) -> bool:
 def test_what_ends_one_rank_ends_all_in_one_line(how: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     endless = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=10000"]
-    with subprocess.Popen(
-        command(folder, *endless), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-    ) as process:
+    with started(folder, *endless) as process:
         wait_for(folder / "checkpoints" / "previous.ckpt", process)
         ranks = ranks_of(process)
         assert len(ranks) == 2
@@ -203,7 +219,7 @@ def test_what_ends_one_rank_ends_all_in_one_line(how: str, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_ranks_end_with_the_command_that_started_them(tmp_path: Path) -> None:
     endless = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=10000"]
-    with subprocess.Popen(command(tmp_path / "run", *endless), stdout=subprocess.DEVNULL) as process:
+    with started(tmp_path / "run", *endless) as process:
         wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
         ranks = ranks_of(process)
         process.kill()
