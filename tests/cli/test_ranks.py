@@ -23,7 +23,6 @@ from codd_lightning.cli.main import main
 
 TINY = [
     "circuit.num_states=8",
-    "backbone.dtype=float32",
     "data.train_size=40",
     "data.batch_size=8",
     "data.validation_size=8",
@@ -58,7 +57,8 @@ pytestmark = [
 
 
 def command(folder: Path | None, *arguments: str) -> list[str]:
-    arguments = arguments if arguments and "=" not in arguments[0] else ("smoke", *arguments)
+    if not arguments or "=" in arguments[0]:
+        arguments = ("smoke", "backbone.dtype=float32", *arguments)
     place = [] if folder is None else [f"output_dir={folder}"]
     experiment, *overrides = arguments
     return [sys.executable, "-m", "codd_lightning.cli.main", "train", experiment, *TINY, *place, *overrides]

@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from codd_lightning.cli.checkpoint_files import is_whole, read_checkpoint
 from codd_lightning.cli.checkpoints import RunCheckpoints
 from codd_lightning.cli.main import main
+from codd_lightning.modules import CircuitModule
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
@@ -112,6 +114,23 @@ def test_a_run_goes_on_exactly_from_a_checkpoint(saves: int, whole: dict[str, An
     assert train(tmp_path) == 0
     assert not differing(whole, state_of(tmp_path))
     assert json.loads((tmp_path / "manifest.json").read_text())["resumed"] == [{"step": (0, 2, 4, 5, 6, 8)[saves]}]
+
+
+def test_draws_from_default_generators_go_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of ours do; layers with dropout and other people's callbacks may."""
+    training_step = CircuitModule.training_step
+
+    def noisy(self: CircuitModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = training_step(self, batch, batch_idx)
+        assert loss is not None
+        return loss * (torch.rand(()) + random.random() + np.random.rand())
+
+    monkeypatch.setattr(CircuitModule, "training_step", noisy)
+    assert train(tmp_path / "whole") == 0
+    for saves in (1, 3):
+        train_killed(tmp_path / str(saves), saves)
+        assert train(tmp_path / str(saves)) == 0
+        assert not differing(state_of(tmp_path / "whole"), state_of(tmp_path / str(saves)))
 
 
 @pytest.mark.slow

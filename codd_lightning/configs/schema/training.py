@@ -120,7 +120,7 @@ class Trainer:
     max_steps: int = ranged(-1, minimum=-1)
     gradient_clip_val: float | None = ranged(1.0, above=0.0)
     check_val_every_n_epoch: int = ranged(1, minimum=1)
-    checkpoint_minutes: float | None = ranged(5.0, minimum=0.0)
+    checkpoint_minutes: float | None = ranged(10.0, minimum=0.0)
     checkpoint_every_n_steps: int | None = ranged(None, minimum=1)
     log_every_n_steps: int = ranged(10, minimum=1)
     num_threads: int | None = ranged(None, minimum=1)
