@@ -140,6 +140,8 @@ class CircuitModule(L.LightningModule):
         checkpoint["circuit"] = describe(self.circuit)  # so that it can be read from the checkpoint alone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" not in checkpoint:  # sharded: the strategy has loaded it
+            return
         frozen = {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **frozen}
 

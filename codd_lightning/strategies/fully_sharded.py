@@ -28,6 +28,11 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self._shard()
         super().setup(trainer)
 
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        self.lightning_module.strict_loading = False  # frozen weights are in no checkpoint
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
     def _shard(self) -> None:
         module = self.lightning_module
         assert module is not None

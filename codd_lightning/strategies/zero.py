@@ -65,6 +65,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         return torch.device("cpu", self.local_rank) if self._on_cpu else super().root_device
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        self.lightning_module.strict_loading = False  # frozen weights are in no checkpoint
         with no_pickles():
             return super().load_checkpoint(checkpoint_path, weights_only)
 
