@@ -1,7 +1,15 @@
 """Tractable joint distributions over a block of tokens, and the evidence they are conditioned on."""
 
 from codd_lightning.circuits.categorical import draw
-from codd_lightning.circuits.circuit import CIRCUITS, Circuit, Mode, Posterior, register_circuit
+from codd_lightning.circuits.circuit import (
+    CIRCUITS,
+    Circuit,
+    Mode,
+    Posterior,
+    describe,
+    from_description,
+    register_circuit,
+)
 from codd_lightning.circuits.closed_form import insertion_hmm, permutation_hmm, replacement_hmm
 from codd_lightning.circuits.em import EM, Anemone, CountingOptimizer
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
@@ -35,7 +43,9 @@ __all__ = [
     "Tree",
     "beam_search",
     "best_completion",
+    "describe",
     "draw",
+    "from_description",
     "insertion_hmm",
     "load_circuit",
     "load_jpc",

@@ -266,8 +266,33 @@ class Circuit(
 
 def write_circuit(circuit: Circuit, folder: Path) -> None:
     """Writes a circuit as a portable folder."""
+    write_folder(folder, describe(circuit), circuit.state_dict())
+
+
+def describe(circuit: Circuit) -> dict[str, Any]:
+    """What a circuit is without its weights, as it stands in `config.json`."""
     tuned = {"tuned": circuit.tuned} if circuit.tuned else {}
-    write_folder(folder, {"circuit": circuit.structure, **circuit.config(), **tuned}, circuit.state_dict())
+    return {"circuit": circuit.structure, **circuit.config(), **tuned}
+
+
+def from_description(description: dict[str, Any], where: Path) -> Circuit:
+    """A circuit as `describe` gives it, with weights of no meaning.
+
+    Raises:
+        CircuitError: it describes none; `where` it came from is named.
+    """
+    config = dict(description)
+    structure, tuned = config.pop("circuit", None), config.pop("tuned", {})
+    if not isinstance(structure, str) or structure not in CIRCUITS:
+        raise CircuitError(f"{where}: circuit {structure!r} is not one of {', '.join(sorted(CIRCUITS))}")
+    if not isinstance(tuned, dict) or not all(isinstance(choice, dict) for choice in tuned.values()):
+        raise CircuitError(f"{where}: tuned must hold an object for each decoder, not {tuned!r}")
+    try:
+        circuit = CIRCUITS[structure](**config)
+    except (TypeError, ValueError, OverflowError, MemoryError, RuntimeError) as error:
+        raise CircuitError(f"{where} does not describe a circuit {structure!r}: {error}") from None
+    circuit.tuned = tuned
+    return circuit
 
 
 def read_circuit(folder: Path) -> Circuit:
@@ -276,18 +301,7 @@ def read_circuit(folder: Path) -> Circuit:
     Raises:
         CircuitError: the folder does not hold a whole circuit.
     """
-    config = read_config(folder)
-    structure = config.pop("circuit", None)
-    tuned = config.pop("tuned", {})
-    if not isinstance(structure, str) or structure not in CIRCUITS:
-        raise CircuitError(f"{folder / CONFIG_FILE}: circuit {structure!r} is not one of {', '.join(sorted(CIRCUITS))}")
-    try:
-        circuit = CIRCUITS[structure](**config)
-    except (TypeError, ValueError, OverflowError, MemoryError, RuntimeError) as error:
-        raise CircuitError(f"{folder / CONFIG_FILE} does not describe a circuit {structure!r}: {error}") from None
-    if not isinstance(tuned, dict) or not all(isinstance(choice, dict) for choice in tuned.values()):
-        raise CircuitError(f"{folder / CONFIG_FILE}: tuned must hold an object for each decoder, not {tuned!r}")
-    circuit.tuned = tuned
+    circuit = from_description(read_config(folder), folder / CONFIG_FILE)
     weights = read_weights(folder, circuit.state_dict())
     dtypes = {value.dtype for value in weights.values()}
     if len(dtypes) == 1:

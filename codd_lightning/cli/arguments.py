@@ -76,8 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
     importing.add_argument("file", metavar="FILE.jpc")
     importing.add_argument("folder", metavar="FOLDER")
 
-    exporting = commands.add_parser("export", help="write the circuit of a run or folder by itself")
-    exporting.add_argument("source", metavar="SOURCE", help="a run's folder, or a circuit's folder or Hub id")
+    exporting = commands.add_parser("export", help="write the circuit of a run, checkpoint or folder by itself")
+    exporting.add_argument(
+        "source", metavar="SOURCE", help="a run's or circuit's folder, a checkpoint (sharded too), or a Hub id"
+    )
     exporting.add_argument("folder", metavar="FOLDER")
     exporting.add_argument("--format", choices=("folder", "jpc"), default="folder", help="jpc is PyJuice's")
     commands.add_parser("lm-eval", help="lm-eval's own command line, with --model codd", add_help=False)

@@ -18,7 +18,8 @@ from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.console import quiet_libraries
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import fingerprint
-from codd_lightning.cli.processes import Processes, launch, started_here
+from codd_lightning.cli.processes import Processes
+from codd_lightning.cli.ranks import run_on_ranks
 from codd_lightning.cli.train import print_keys
 from codd_lightning.data import CacheFolder
 from codd_lightning.errors import UserError
@@ -38,6 +39,29 @@ def cache_command(args: argparse.Namespace) -> int:
     if args.help:
         print_keys("cache", args.experiment, config)
         return 0
+    experiment, folder = _prepared(config)
+    processes = Processes.of_environment()
+    if processes.size == 1 and config.trainer.devices > 1:
+        run_on_ranks(_rank, config, config.trainer.devices)
+    else:
+        _write(config, experiment, folder, processes)
+    if folder.finish():
+        _say_goodbye(config, args, folder)
+    return 0
+
+
+def _rank(config: DictConfig, rank: int) -> None:
+    """One of several processes on this machine."""
+    experiment, folder = _prepared(config)
+    _write(config, experiment, folder, Processes.of_environment())
+
+
+def _prepared(config: DictConfig) -> tuple[Experiment, CacheFolder]:
+    """What is run, and the folder that its evidence belongs in, begun.
+
+    Raises:
+        UserError: the experiment has no use for a cache, or the folder holds another one.
+    """
     require_cacheable(config)
     quiet_libraries()
     given = config.cache.path
@@ -56,16 +80,7 @@ def cache_command(args: argparse.Namespace) -> int:
         )
     folder = new_cache(config, experiment.data, fingerprint(experiment.backbone))
     folder.start()
-    processes = Processes.of_environment()
-    if processes.size == 1 and config.trainer.devices > 1:
-        status = launch(config.trainer.devices, ["cache", args.experiment, *args.overrides])
-        done = status == 0
-    else:
-        _write(config, experiment, folder, processes)
-        status, done = 0, folder.finish() and not started_here()
-    if done:
-        _say_goodbye(config, args, folder)
-    return status
+    return experiment, folder
 
 
 def _write(config: DictConfig, experiment: Experiment, folder: CacheFolder, processes: Processes) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from codd_lightning.circuits import HMM, Circuit, load_circuit, load_jpc, save_circuit, save_jpc
+from codd_lightning.circuits import HMM, Circuit, from_description, load_circuit, load_jpc, save_circuit, save_jpc
 from codd_lightning.errors import UserError
 
 JPC_NAME = "circuit.jpc"
@@ -55,9 +55,24 @@ def _require_room(folder: str, overwrite: bool) -> None:
 
 
 def circuit_of(source: str) -> Circuit:
-    """The circuit of a run's folder, or of whatever `load_circuit` reads."""
+    """The circuit of a run's folder, of a checkpoint, or of whatever `load_circuit` reads."""
     run = Path(source) / "circuit"
+    if Path(source).suffix == ".ckpt" and Path(source).exists():
+        return _circuit_of_checkpoint(Path(source))
     return load_circuit(run if run.is_dir() else source)
+
+
+def _circuit_of_checkpoint(path: Path) -> Circuit:
+    from codd_lightning.cli.checkpoint_files import read_checkpoint  # takes Lightning, which takes seconds
+
+    checkpoint = read_checkpoint(path)
+    if "circuit" not in checkpoint:
+        raise UserError(f"{path} is a checkpoint without a circuit")
+    circuit = from_description(checkpoint["circuit"], path)
+    prefix = "circuit."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    circuit.load_state_dict(weights)
+    return circuit
 
 
 def _describe(circuit: Circuit) -> str:

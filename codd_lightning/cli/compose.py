@@ -22,7 +22,7 @@ from codd_lightning.errors import UserError
 CONFIG_MODULE = "codd_lightning.configs"
 CONFIG_NAME = "main"
 # Objects that no run can do without.
-PARTS = ("backbone", "circuit", "data.task", "objective", "optimizer")
+PARTS = ("backbone", "circuit", "data.task", "objective", "optimizer", "trainer.strategy")
 EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiment"
 
 

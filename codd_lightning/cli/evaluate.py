@@ -4,13 +4,15 @@ import argparse
 import logging
 import sys
 
+import torch
 from omegaconf import DictConfig
 
 from codd_lightning.cli.compose import compose_experiment, without_effect
 from codd_lightning.cli.console import log_to
 from codd_lightning.cli.manifest import Manifest, fingerprint
 from codd_lightning.cli.measure import count_parameters, measure, say, warn_of_dropped
-from codd_lightning.cli.processes import Processes, launch
+from codd_lightning.cli.processes import Processes
+from codd_lightning.cli.ranks import run_on_ranks
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.train import print_keys
 from codd_lightning.cli.trained import open_trained
@@ -31,16 +33,24 @@ def evaluate_command(args: argparse.Namespace) -> int:
         if args.help:
             print_keys("evaluate", args.experiment, config)
             return 0
-        config.output_dir = str(processes.first(lambda: RunFolder.path_of(config)))
+        config.output_dir = str(processes.first(lambda: RunFolder(config).path))
         if processes.size == 1 and config.trainer.devices > 1:
-            folder = f"output_dir={config.output_dir}"
-            return launch(config.trainer.devices, ["evaluate", args.experiment, *args.overrides, folder])
-        evaluate(config, processes)
+            run_on_ranks(_rank, config, config.trainer.devices)
+        else:
+            evaluate(config, processes)
     except UserError:
         if processes.rank:  # the first one says it
             sys.exit(2)
         raise
     return 0
+
+
+def _rank(config: DictConfig, rank: int) -> None:
+    """One of several processes on this machine."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // config.trainer.devices))
+    processes = Processes.of_environment()
+    processes.connect()
+    evaluate(config, processes)
 
 
 def evaluate(config: DictConfig, processes: Processes) -> None:
@@ -53,7 +63,9 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
         UserError: there is nothing trained, or the folder holds something else.
     """
     run, trained, experiment = open_trained(config, processes)
-    folder = processes.first(lambda: RunFolder(config) if run is None else RunFolder.of(run.path))
+    folder = RunFolder(config)
+    if run is None:
+        processes.first(folder.prepare)
     manifest: Manifest | None = None
     if processes.rank == 0:
         log_to(folder.log_file)

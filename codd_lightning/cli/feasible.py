@@ -1,13 +1,12 @@
 """What a run is checked for once it is built and before anything is written."""
 
-import os
 from collections.abc import Sequence
 
-import torch
 from omegaconf import DictConfig
 
 from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.cli.world import require_world
 from codd_lightning.diffusion import CANVASES
 from codd_lightning.errors import UserError
 from codd_lightning.modules import BackboneModule, CircuitModule
@@ -28,7 +27,8 @@ def require_feasible(config: DictConfig, experiment: Experiment, training: bool 
     Raises:
         UserError: names the option, its value and the mend.
     """
-    _check_trainer(config)
+    require_world(config)
+    _check_precision(config)
     _check_data(config, experiment, training)
     if training:
         _check_training(config, experiment)
@@ -85,15 +85,10 @@ def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
         raise UserError("evaluation.steps_per_block=[] measures nothing: name a budget, or evaluation.examples=0")
 
 
-def _check_trainer(config: DictConfig) -> None:
-    trainer = config.trainer
-    if trainer.precision not in PRECISIONS:
-        raise UserError(f"trainer.precision={trainer.precision} is not one of {', '.join(PRECISIONS)}")
-    cores = os.cpu_count() or 1
-    if trainer.accelerator == "cpu" and trainer.devices > cores:
-        raise UserError(f"trainer.devices={trainer.devices} is more than the {cores} cores of this machine")
-    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=cpu")
+def _check_precision(config: DictConfig) -> None:
+    precision = config.trainer.precision
+    if precision not in PRECISIONS:
+        raise UserError(f"trainer.precision={precision} is not one of {', '.join(PRECISIONS)}")
 
 
 def _check_data(config: DictConfig, experiment: Experiment, training: bool) -> None:
@@ -113,11 +108,6 @@ def _check_data(config: DictConfig, experiment: Experiment, training: bool) -> N
 
 def _check_batches(config: DictConfig, experiment: Experiment) -> None:
     data = config.data
-    if data.batch_size % config.trainer.devices:
-        raise UserError(
-            f"data.batch_size={data.batch_size} is the global batch and does not divide by "
-            f"trainer.devices={config.trainer.devices}"
-        )
     if (there := len(experiment.data.dataset("train"))) < data.batch_size:
         raise UserError(f"data.batch_size={data.batch_size} is more than the {there} examples of the train split")
 

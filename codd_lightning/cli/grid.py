@@ -17,7 +17,7 @@ from rich.table import Table
 
 from codd_lightning.cli.compose import CONFIG_MODULE, CONFIG_NAME, check, compose_experiment, experiment_overrides
 from codd_lightning.cli.failure import report_error
-from codd_lightning.cli.run import run
+from codd_lightning.cli.ranks import start
 from codd_lightning.cli.run_folder import holds_finished
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import decoder_label, render
@@ -115,7 +115,7 @@ def _cell(config: DictConfig) -> tuple[str, int]:
         return config.output_dir, 0
     try:
         check(config)
-        run(config)
+        start(config)
     except Exception as error:
         return config.output_dir, report_error(error)
     return config.output_dir, 0

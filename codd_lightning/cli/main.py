@@ -43,10 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # so that closing it says nothing more
         return 0
-    except KeyboardInterrupt as interrupt:
-        print(f"codd: interrupted; {interrupt}" if str(interrupt) else "codd: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
         return report_error(error)
 
 

@@ -29,7 +29,7 @@ class Manifest:
     def __init__(self, folder: RunFolder, config: DictConfig) -> None:
         self._path = folder.manifest_file
         self._started = time.time()
-        earlier = _read(self._path) if folder.checkpoint else {}
+        earlier = _read(self._path) if folder.continued else {}
         self._earlier_seconds = float(earlier.get("seconds", 0.0))
         self._values: dict[str, Any] = {
             "experiment": config.experiment_name,
@@ -56,6 +56,10 @@ class Manifest:
     def resume(self, step: int) -> None:
         """Notes that this start went on from a step."""
         self.update(resumed=[*self._values["resumed"], {"step": step}])
+
+    def checkpoints(self, written: int, seconds: float) -> None:
+        """Adds the checkpoints of this start that reached its end, and the time that they took."""
+        self.update(checkpoints={"written": written, "seconds": round(seconds, 3)})
 
     @property
     def seconds(self) -> float:

@@ -1,12 +1,7 @@
 """The processes that share an evaluation: started by torchrun, by SLURM, or by ourselves."""
 
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -23,7 +18,6 @@ Made = TypeVar("Made")
 
 # Where a process finds its number, its number on this machine, and how many there are: torchrun's names, and SLURM's.
 RANKS = (("RANK", "LOCAL_RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"))
-LAUNCHED = "CODD_LAUNCHED"  # in the environment of processes that `launch` started
 
 
 @dataclass(frozen=True)
@@ -89,47 +83,3 @@ class Processes:
         """Until all are here."""
         if self.size > 1:
             dist.barrier()
-
-
-def launch(count: int, arguments: Sequence[str]) -> int:
-    """Runs this command as several processes of this machine; returns the first exit status that is not 0.
-
-    One that fails ends the others.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(count):
-        environment = {
-            **os.environ,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(count),
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "TORCHELASTIC_RUN_ID": str(os.getpid()),
-        }
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-        command = [sys.executable, "-m", "codd_lightning.cli.main", *arguments]
-        started.append(subprocess.Popen(command, env=environment))
-    try:
-        while True:
-            statuses = [process.poll() for process in started]
-            failed = [status for status in statuses if status]
-            if failed or None not in statuses:
-                return (failed[0] if failed[0] > 0 else 1) if failed else 0
-            time.sleep(0.1)
-    except KeyboardInterrupt:
-        return 130  # each of them has had it too
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in started:
-            process.wait()
-
-
-def started_here() -> bool:
-    """Whether `launch` of another process of this command started this one, and will speak for it."""
-    return LAUNCHED in os.environ

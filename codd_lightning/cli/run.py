@@ -6,22 +6,21 @@ import sys
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, Timer
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from codd_lightning.backbones import save_backbone
 from codd_lightning.circuits import save_circuit
-from codd_lightning.cli.build import Experiment, build, make_trainer, with_weights
-from codd_lightning.cli.checkpoints import RunCheckpoint, read_checkpoint, restore
+from codd_lightning.cli.build import Experiment, build, with_weights
 from codd_lightning.cli.compose import without_effect
-from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
+from codd_lightning.cli.console import log_to, quiet_libraries
+from codd_lightning.cli.failure import disk_is_full
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import Manifest, fingerprint
 from codd_lightning.cli.measure import count_parameters, measure, say, warn_of_dropped
 from codd_lightning.cli.model_card import circuit_card
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.run_folder import RunFolder, write_text
+from codd_lightning.cli.training import Training
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import Row, row, write_results
 from codd_lightning.tasks import SPLITS
@@ -29,73 +28,62 @@ from codd_lightning.tasks import SPLITS
 log = logging.getLogger("codd_lightning")
 
 
-def run(config: DictConfig) -> Path:
-    """One run from start to results.json; returns its folder."""
+def run(config: DictConfig, local_rank: int | None = None) -> Path:
+    """One run from start to results.json, or one rank's part of it; returns its folder.
+
+    Args:
+        config: of the run.
+        local_rank: of this process, where `cli.ranks` started it.
+    """
     quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
     experiment = build(config)  # what does not fit fails here, unwritten
     require_feasible(config, experiment)
     folder = RunFolder(config)
-    log_to(folder.log_file)
-    for option in without_effect(config):
-        log.warning("%s has no effect here", option)
-    warn_of_dropped(experiment, SPLITS)
-    manifest = Manifest(folder, config)
-    cache = experiment.cache
-    weights = fingerprint(experiment.backbone) if cache is None else cache.folder.backbone
-    manifest.update(fingerprints={"backbone": weights})
+    training = Training(config, experiment, folder.path, launched=local_rank is not None)
     try:
-        _run(config, experiment, folder, manifest)
+        training.join(folder)
+        log_to(folder.log_file, speaks=training.leads)
+        for option in without_effect(config):
+            log.warning("%s has no effect here", option)
+        warn_of_dropped(experiment, SPLITS)
+        manifest = None
+        if training.leads:
+            manifest = Manifest(folder, config)
+            cache = experiment.cache
+            weights = fingerprint(experiment.backbone) if cache is None else cache.folder.backbone
+            manifest.update(fingerprints={"backbone": weights})
+        parameters = count_parameters(experiment)
+        log.info(
+            "%s → %s  (backbone %s parameters, circuit %s)",
+            config.experiment_name,
+            folder.path,
+            f"{parameters['backbone']:,}",
+            f"{parameters['circuit']:,}",
+        )
+        training.fit(folder, manifest)
+        training.leave()
+        if manifest is not None:
+            _finish(config, training, folder, manifest, parameters)
     except (KeyboardInterrupt, SystemExit):  # the latter is Lightning's answer to Ctrl-C
-        saved = (folder.checkpoints / "last.ckpt").exists()
-        mend = f"add output_dir={folder.path} to continue from the last whole epoch"
-        raise KeyboardInterrupt(mend if saved else "before the end of the first epoch: nothing was saved") from None
+        raise folder.interrupted() from None
     except Exception as error:
-        if not isinstance(error, UserError):
-            log.debug("", exc_info=True)
-            error.log_file = folder.log_file  # type: ignore[attr-defined]  # read by the command
+        if isinstance(error, UserError):
+            raise
+        if disk_is_full(error):
+            raise UserError(f"no space is left for {folder.path}: free some, and start again") from None
+        log.debug("", exc_info=True)
+        error.log_file = folder.log_file  # type: ignore[attr-defined]  # read by the command
         raise
     return folder.path
 
 
-def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest: Manifest) -> None:
-    parameters = count_parameters(experiment)
-    log.info(
-        "%s → %s  (backbone %s parameters, circuit %s)",
-        config.experiment_name,
-        folder.path,
-        f"{parameters['backbone']:,}",
-        f"{parameters['circuit']:,}",
-    )
-    monitor = "validation/nll_coupled" if experiment.circuit is not None else "validation/nll_per_masked_token"
-    best = RunCheckpoint(folder.checkpoints, "best", monitor)
-    last = RunCheckpoint(folder.checkpoints, "last")  # a stopped run goes on from its last epoch, good or bad
-    timer = Timer()  # counts over all starts of a run
-    bar = [ProgressBar()] if config.trainer.progress_bar else []
-    trainer = make_trainer(
-        config,
-        experiment.module,
-        callbacks=[best, last, timer, LearningRateMonitor("step"), *bar, *experiment.callbacks],
-        logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
-        default_root_dir=folder.path,
-    )
-    if folder.checkpoint is not None:
-        manifest.resume(int(read_checkpoint(folder.checkpoint)["global_step"]))
-        log.info("continuing from %s", folder.checkpoint)
-    if not any(p.requires_grad for p in experiment.module.parameters()):
-        log.info("nothing here has parameters to train; it is measured as it is")
-    else:
-        if folder.checkpoint is None and experiment.circuit is not None:
-            experiment.initialization(experiment.circuit, experiment.backbone, experiment.data, experiment.noise)
-        if experiment.cache is not None:
-            log.info("evidence from %s; the backbone is loaded after training, to be measured", config.cache.path)
-        batches = experiment.cache or experiment.data
-        trainer.fit(experiment.module, batches, ckpt_path=folder.checkpoint, weights_only=True)
-    training_seconds = timer.time_elapsed()
-    if best.best_model_path:
-        restore(experiment.module, Path(best.best_model_path))
-    rows = [row("training_seconds", training_seconds, training_seconds, training_seconds, 1, "s", "train")]
-    experiment = with_weights(config, experiment)
+def _finish(
+    config: DictConfig, training: Training, folder: RunFolder, manifest: Manifest, parameters: dict[str, int]
+) -> None:
+    """Measures what was trained, and writes it down."""
+    experiment = with_weights(config, training.trained(folder))
+    rows = [row("training_seconds", training.seconds, training.seconds, training.seconds, 1, "s", "train")]
     rows += measure(config, experiment, folder.path, Processes(), discard=True)
     _export(config, experiment, folder, rows)
     write_results(

@@ -29,18 +29,22 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        checkpoint: the checkpoint to continue from; None for a new run.
     """
 
     def __init__(self, config: DictConfig) -> None:
-        """Finds or makes the folder of a run.
+        """Names the folder of a run, and touches nothing."""
+        default = Path("outputs") / config.experiment_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        self.path = default if config.output_dir is None else Path(config.output_dir)
+        self._config = config
+
+    def prepare(self) -> None:
+        """Makes the folder, or finds in it what can be continued or replaced.
 
         Raises:
             UserError: it holds a finished run, an unfinished one of another configuration, or other files of
                 the same names.
         """
-        self.path = self.path_of(config)
-        self.checkpoint: Path | None = None
+        config = self._config
         resolved = OmegaConf.to_yaml(config, resolve=True)
         try:
             if config.overwrite:
@@ -53,21 +57,17 @@ class RunFolder:
             write_text(self.config_file, resolved)
         except OSError as error:
             raise UserError(f"output_dir={self.path} cannot be used: {error.strerror}") from None
-        last = self.checkpoints / "last.ckpt"
-        self.checkpoint = last if last.exists() else None
 
-    @staticmethod
-    def path_of(config: DictConfig) -> Path:
-        """The folder that a configuration names, or one of its own by date and time."""
-        default = Path("outputs") / config.experiment_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        return default if config.output_dir is None else Path(config.output_dir)
+    @property
+    def continued(self) -> bool:
+        """Whether there are checkpoints to continue from."""
+        return any(self.checkpoints.glob("*.ckpt"))
 
-    @classmethod
-    def of(cls, path: Path) -> "RunFolder":
-        """The folder of a run that is there."""
-        folder = cls.__new__(cls)
-        folder.path, folder.checkpoint = path, None
-        return folder
+    def interrupted(self) -> KeyboardInterrupt:
+        """Ctrl-C, with what to do next."""
+        if self.continued:
+            return KeyboardInterrupt(f"add output_dir={self.path} to continue from the last checkpoint")
+        return KeyboardInterrupt("before the first checkpoint: nothing was saved")
 
     @property
     def config_file(self) -> Path:
@@ -114,8 +114,10 @@ class RunFolder:
             return
         if self.results_file.exists():
             raise UserError(f"output_dir={self.path} holds a finished run: {MEND}")
-        if _of_the_run(self.config_file.read_text()) != _of_the_run(resolved):
-            raise UserError(f"output_dir={self.path} holds an unfinished run of another configuration: {MEND}")
+        there, here = _of_the_run(self.config_file.read_text()), _of_the_run(resolved)
+        if there != here:
+            what = f" ({difference})" if (difference := _first_difference(there, here)) else ""
+            raise UserError(f"output_dir={self.path} holds an unfinished run of another configuration{what}: {MEND}")
 
     def _move_aside(self) -> None:
         """Puts what is there where `finish` deletes it; of two replaced runs the first, whole one is kept."""
@@ -145,6 +147,17 @@ def _of_the_run(resolved: str) -> dict[str, Any] | None:
     if not isinstance(config, dict):
         return None
     return {str(key): value for key, value in config.items() if key not in NOT_OF_THE_RUN}
+
+
+def _first_difference(there: Any, here: Any, key: str = "") -> str | None:
+    """The first key whose values differ, as `key is 1 there, 2 here`."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in dict.fromkeys([*there, *here]):
+            place = f"{key}.{name}" if key else str(name)
+            if difference := _first_difference(there.get(name), here.get(name), place):
+                return difference
+        return None
+    return f"{key} is {there} there, {here} here" if key and there != here else None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from codd_lightning.cli.arguments import experiment_arguments
 from codd_lightning.cli.compose import choices, compose_experiment, keys_of
 from codd_lightning.cli.grid import run_grid
-from codd_lightning.cli.run import run
+from codd_lightning.cli.ranks import start
 from codd_lightning.errors import UserError
 
 
@@ -24,7 +24,7 @@ def train_command(args: argparse.Namespace) -> int:
         return 0
     if args.multirun:
         return run_grid(args.experiment, args.overrides)
-    run(config)
+    start(config)
     return 0
 
 

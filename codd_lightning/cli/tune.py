@@ -47,7 +47,7 @@ def tune_command(args: argparse.Namespace) -> int:
     if args.help:
         print_keys("tune", args.experiment, config)
         return 0
-    config.output_dir = str(RunFolder.path_of(config))
+    config.output_dir = str(RunFolder(config).path)
     tune(config)
     return 0
 
@@ -85,7 +85,9 @@ def tune(config: DictConfig) -> dict[str, Choice]:
         seed=config.seed,
         split=SPLIT,
     )
-    folder = RunFolder(config) if run is None else RunFolder.of(run.path)
+    folder = RunFolder(config)
+    if run is None:
+        folder.prepare()
     log_to(folder.log_file)
     manifest = Manifest(folder, config) if run is None else None
     rows = _decode(evaluation, experiment, config.trainer.progress_bar)

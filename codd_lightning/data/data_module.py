@@ -1,10 +1,11 @@
 """The LightningDataModule over any task."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from codd_lightning.data.encoding import Batch, Encoded, collate, encode
@@ -92,6 +93,26 @@ class EncodedDataset(Dataset[Encoded]):
         return len(self._indices)
 
 
+class EpochLoader(DataLoader[Any]):
+    """Asks its sampler when the first batch is wanted, not before: only then are epoch and place in it restored.
+
+    Its worker processes draw their seeds from a generator of its own, so that a run that goes on in the middle of an
+    epoch, and starts them again, leaves the default generator as an undisturbed run does.
+    """
+
+    def __init__(self, dataset: Dataset[Any], num_workers: int, **options: Any) -> None:
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator().manual_seed(0),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # what collate makes of the examples
+        yield from super().__iter__()
+
+
 def global_loader(
     module: L.LightningDataModule,
     dataset: Dataset[Any],
@@ -122,13 +143,16 @@ def global_loader(
         )
     if training and len(order) < batch_size:
         raise UserError(f"data.batch_size={batch_size} is more than the {len(order)} examples of the train split")
-    return DataLoader(
-        dataset,
-        batch_sampler=GlobalBatches(order, batch_size, rank, world_size, drop_last=training),
-        collate_fn=collate_fn,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-    )
+    done = partial(_batches_done, module.trainer) if training else lambda: 0
+    batches = GlobalBatches(order, batch_size, rank, world_size, drop_last=training, done=done)
+    return EpochLoader(dataset, num_workers, batch_sampler=batches, collate_fn=collate_fn)
+
+
+def _batches_done(trainer: L.Trainer | None) -> int:
+    """Training batches that the trainer has taken of the present epoch, before this start of the run too."""
+    if trainer is None or not trainer.training:
+        return 0
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 class TaskDataModule(L.LightningDataModule):

@@ -1,6 +1,6 @@
 """Which examples make up which batch, in which epoch, on which rank."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import Sampler
@@ -61,18 +61,26 @@ class GlobalBatches(Sampler[list[int]]):
         batch_size: the global one; must be divisible by `world_size`.
         rank, world_size: of this process.
         drop_last: leave out a last batch that is not full (so that every rank has work in training).
+        done: asked when the first batch is: how many of the epoch's batches a stopped run had taken. They are skipped.
     """
 
     def __init__(
-        self, sampler: EpochOrder | StoredOrder, batch_size: int, rank: int, world_size: int, drop_last: bool
+        self,
+        sampler: EpochOrder | StoredOrder,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        drop_last: bool,
+        done: Callable[[], int] = lambda: 0,
     ) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
         self._rank, self._world_size, self._drop_last = rank, world_size, drop_last
+        self._done = done
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(self.sampler)
-        for start in range(0, len(order), self.batch_size):
+        for start in range(self._done() * self.batch_size, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             if len(batch) < self.batch_size and self._drop_last:
                 return

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
-from codd_lightning.circuits import Circuit
+from codd_lightning.circuits import Circuit, describe
 from codd_lightning.data import Batch, Blocks
 from codd_lightning.decoding import require_fit
 from codd_lightning.diffusion import WEIGHTS
@@ -136,8 +136,11 @@ class CircuitModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("backbone.")}
+        checkpoint["circuit"] = describe(self.circuit)  # so that it can be read from the checkpoint alone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" not in checkpoint:  # sharded: the strategy has loaded it
+            return
         weights = {} if self.backbone is None else self.backbone.state_dict()
         frozen = {f"backbone.{name}": value for name, value in weights.items()}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **frozen}

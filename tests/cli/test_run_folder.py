@@ -71,7 +71,7 @@ class TestStoppedRuns:
         assert train(moved) == 0
         assert measured(moved) == measured(finished_run)
 
-    @pytest.mark.parametrize("part", ["checkpoints/last.ckpt", "manifest.json", "config.yaml"])
+    @pytest.mark.parametrize("part", ["manifest.json", "config.yaml"])
     def test_a_damaged_part_is_named_with_the_mend(
         self, finished_run: Path, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -41,10 +41,13 @@ from codd_lightning.configs.schema.evaluation import (
 )
 from codd_lightning.configs.schema.fields import ranged
 from codd_lightning.configs.schema.training import (
+    DDP,
     EM,
+    FSDP2,
     AdamW,
     Anemone,
     CoupledLikelihood,
+    DeepSpeedZero,
     Likelihood,
     MaskedDiffusion,
     Muon,
@@ -105,6 +108,9 @@ def register() -> None:
         ("decoding", "decoding_schema", Decoding),
         ("evaluation", "evaluation_schema", Evaluation),
         ("trainer", "trainer_schema", Trainer),
+        ("strategy", "ddp_schema", DDP),
+        ("strategy", "fsdp2_schema", FSDP2),
+        ("strategy", "deepspeed_schema", DeepSpeedZero),
         ("callbacks", "few_step_reasoning_schema", FewStepReasoning),
     ):
         store.store(group=group, name=name, node=node)

@@ -1,6 +1,9 @@
 """Objectives, optimizers and the trainer."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
 
 from codd_lightning.configs.schema.fields import ranged
 
@@ -79,16 +82,46 @@ class Anemone(EM):
 
 
 @dataclass
+class DDP:
+    """Every rank holds everything."""
+
+    _target_: str = "codd_lightning.strategies.DDP"
+
+
+@dataclass
+class FSDP2:
+    """Weights, gradients and optimizer spread over the ranks by torch."""
+
+    _target_: str = "codd_lightning.strategies.FSDP2"
+
+
+@dataclass
+class DeepSpeedZero:
+    """Optimizer (1), gradients (2) and weights (3) spread over the ranks by DeepSpeed."""
+
+    _target_: str = "codd_lightning.strategies.DeepSpeedZero"
+    stage: int = ranged(2, minimum=1, maximum=3)
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    bucket_elements: int = ranged(200_000_000, minimum=1)
+    persistent_elements: int = ranged(100_000, minimum=0)
+
+
+@dataclass
 class Trainer:
-    """What Lightning's Trainer is given."""
+    """What Lightning's Trainer is given; `devices` are those of one node."""
 
     accelerator: str = "cpu"
     devices: int = ranged(1, minimum=1)
+    num_nodes: int = ranged(1, minimum=1)
+    strategy: Any = MISSING
     precision: str = "32-true"
     max_epochs: int = ranged(1, minimum=1)
     max_steps: int = ranged(-1, minimum=-1)
     gradient_clip_val: float | None = ranged(1.0, above=0.0)
     check_val_every_n_epoch: int = ranged(1, minimum=1)
+    checkpoint_minutes: float | None = ranged(10.0, minimum=0.0)
+    checkpoint_every_n_steps: int | None = ranged(None, minimum=1)
     log_every_n_steps: int = ranged(10, minimum=1)
     num_threads: int | None = ranged(None, minimum=1)
     progress_bar: bool = True
