@@ -54,6 +54,7 @@ class Backbone(nn.Module):
     """
 
     remembers = True
+    block_length: int | None = None  # of block-causal attention
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Backbone(nn.Module):
         cache: KeyValues | None = None,
         attention_mask: Tensor | None = None,
         keep: Tensor | None = None,
+        response_start: int | None = None,
     ) -> Prediction:
         """Logits and hidden states at some positions of a canvas, the head applied to those alone.
 
@@ -101,6 +103,7 @@ class Backbone(nn.Module):
                 the tokens that they attend to may have changed since. Positions lie outside it, by `lookback`.
             attention_mask: `(B, T)`, 0 where padded.
             keep: `(T,)` bool, columns whose keys and values to return.
+            response_start: column of the response's first token; says nothing to a bidirectional backbone.
 
         Raises:
             UserError: a position, or what its logits come from, lies within the cache.
@@ -132,14 +135,14 @@ class Backbone(nn.Module):
     def _encode(
         self, input_ids: Tensor, attention_mask: Tensor | None, keep: Tensor | None
     ) -> tuple[Tensor, KeyValues | None]:
-        position_ids = None
+        places = None
         if attention_mask is not None:
             attention_mask = attention_mask.to(torch.long)
-            position_ids = _position_ids(attention_mask)
+            places = position_ids(attention_mask)
         output = self.model.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            position_ids=position_ids,
+            position_ids=places,
             use_cache=keep is not None,
             past_key_values=None if keep is None else DynamicCache(),
         )
@@ -156,7 +159,7 @@ class Backbone(nn.Module):
         output = self.model.base_model(
             input_ids=canvas[:, active],
             attention_mask=cache.visible(None if attention_mask is None else every),
-            position_ids=_position_ids(every)[:, active],
+            position_ids=position_ids(every)[:, active],
             use_cache=True,
             past_key_values=cache.cache(),
         )
@@ -179,7 +182,7 @@ class ForwardOnlyBackbone(nn.Module):
         self.tokenizer = module.tokenizer
         self.eos_token_ids = list(module.eos_token_ids)
 
-    remembers, lookback = False, 0
+    remembers, lookback, block_length = False, 0, None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         return self.module(input_ids, attention_mask)
@@ -191,6 +194,7 @@ class ForwardOnlyBackbone(nn.Module):
         cache: KeyValues | None = None,
         attention_mask: Tensor | None = None,
         keep: Tensor | None = None,
+        response_start: int | None = None,
     ) -> Prediction:
         """As `Backbone.predict`, without hidden states and without a cache."""
         if cache is not None or keep is not None:
@@ -199,7 +203,7 @@ class ForwardOnlyBackbone(nn.Module):
         return Prediction(logits if positions is None else select_positions(logits, positions))
 
 
-def _position_ids(attention_mask: Tensor) -> Tensor:
+def position_ids(attention_mask: Tensor) -> Tensor:
     """`(B, T)`: places among the tokens that are not padding."""
     return (attention_mask.cumsum(-1) - 1).clamp_min(0)
 

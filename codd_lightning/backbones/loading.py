@@ -1,6 +1,7 @@
 """Loading a backbone from a folder or the Hub, without running any code that comes with it."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from codd_lightning.backbones.backbone import Backbone, device_of
+from codd_lightning.backbones.block_causal import BlockCausalBackbone
 from codd_lightning.backbones.families import FAMILIES, Family
 from codd_lightning.errors import UserError
 
 BUNDLED = {"codd_tiny": Path(__file__).parent / "codd_tiny"}
 KERNELS = ("sdpa", "eager")
+BLOCK_CAUSAL = "block_causal"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -24,6 +27,7 @@ def load_backbone(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
     attention: str = "sdpa",
+    block_length: int | None = None,
 ) -> Backbone:
     """Loads a masked-diffusion backbone: LLaDA, Dream, a2d, or a bidirectional Llama.
 
@@ -31,14 +35,22 @@ def load_backbone(
         path_or_repo: "codd_tiny" (bundled), a folder, or a Hub id.
         dtype: of the weights; "auto" is bfloat16 where the hardware multiplies it natively, else float32.
         device: where they go; "meta" reads none: a backbone that knows its tokens and shape, and predicts nothing.
-        attention: the kernel, "sdpa" or "eager".
+        attention: the kernel of full attention, "sdpa" or "eager"; "block_causal" lets a token see its own block and
+            all before it (bd3lm, SDAR, Fast-dLLM v2).
+        block_length: tokens of a block, for block-causal attention only.
 
     Raises:
         UserError: nothing is there, the format is unknown, weights are missing or left over, the mask
             token cannot be told, or the loaded model turns out to be causal.
     """
-    if attention not in KERNELS:
-        raise UserError(f"attention={attention} is not one of {', '.join(KERNELS)}")
+    if attention not in (*KERNELS, BLOCK_CAUSAL):
+        raise UserError(f"attention={attention} is not one of {', '.join((*KERNELS, BLOCK_CAUSAL))}")
+    if (attention == BLOCK_CAUSAL) != (block_length is not None):
+        raise UserError(
+            f"attention={attention} with block_length={block_length}: {BLOCK_CAUSAL} has blocks, others none"
+        )
+    if block_length is not None and block_length < 1:
+        raise UserError(f"block_length={block_length} must be at least 1")
     _require_device(device)
     torch_dtype = _resolve_dtype(dtype, torch.device(device))
     folder = locate(path_or_repo)
@@ -50,8 +62,10 @@ def load_backbone(
         )
     tokenizer = _load_tokenizer(folder, family)
     without_weights = torch.device(device).type == "meta"
-    model = _load_model(folder, family, original, torch_dtype, attention, without_weights)
-    backbone = Backbone(
+    kernel = "sdpa" if attention == BLOCK_CAUSAL else attention
+    model = _load_model(folder, family, original, torch_dtype, kernel, without_weights)
+    make = Backbone if block_length is None else partial(BlockCausalBackbone, block_length=block_length)
+    backbone = make(
         torch.nn.Module.to(model, device),
         mask_token_id=_mask_token_id(folder, original, tokenizer),
         eos_token_ids=_eos_token_ids(folder, family, original, tokenizer),
@@ -97,9 +111,12 @@ def require_bidirectional(backbone: Backbone) -> None:
     Raises:
         UserError: it does not.
     """
+    width = min(4, backbone.block_length or 4)
+    if width == 1:
+        return  # blocks of one token are causal by right
     first = next(i for i in range(backbone.vocab_size) if i != backbone.mask_token_id)
     device = device_of(backbone)
-    canvas = torch.full((2, 4), backbone.mask_token_id, device=device)
+    canvas = torch.full((2, width), backbone.mask_token_id, device=device)
     canvas[1, -1] = first
     logits = backbone(canvas)[:, 0]
     if torch.equal(logits[0], logits[1]):

@@ -1,5 +1,7 @@
 """What the loop asks of a backbone: logits of some rows and columns, guided, and with cached keys and values."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,19 @@ from codd_lightning.backbones import AnyBackbone, KeyValues
 from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.config import DecodingConfig
 from codd_lightning.errors import UserError
+
+
+def _require_blocks(backbone: AnyBackbone, config: DecodingConfig) -> None:
+    if backbone.block_length is None:
+        return
+    if config.paradigm != "block":
+        raise UserError(f"decoding.paradigm={config.paradigm}: this backbone sees block by block: use block")
+    if config.block_length != backbone.block_length:
+        raise UserError(
+            f"decoding.block_length={config.block_length} does not fit the backbone's blocks of {backbone.block_length}"
+        )
+    if config.cache == "dual":
+        raise UserError("decoding.cache=dual keeps later blocks, which this backbone does not see: use prefix")
 
 
 class Predictor:
@@ -19,6 +34,7 @@ class Predictor:
     def __init__(self, backbone: AnyBackbone, config: DecodingConfig, canvas: Canvas) -> None:
         if config.cache != "none" and not getattr(backbone, "remembers", False):
             raise UserError(f"decoding.cache={config.cache} needs a backbone that keeps keys and values; this has none")
+        _require_blocks(backbone, config)
         self._backbone, self._config, self._canvas = backbone, config, canvas
         self.passes = 2 if config.cfg_scale > 0.0 else 1
         for token in config.suppress_tokens:
@@ -35,8 +51,9 @@ class Predictor:
         self._kept: dict[bool, tuple[Tensor, KeyValues]] = {}  # by guidance: rows, and what is kept of them
 
     def forget(self) -> None:
-        """Drops what is cached: another block begins."""
-        self._kept = {}
+        """Another block begins: drops what is cached, unless nothing later could have changed it."""
+        if self._backbone.block_length is None:
+            self._kept = {}
 
     def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
         """`(R, P, V)` float32, minus infinity at the mask token and at suppressed ones."""
@@ -48,25 +65,33 @@ class Predictor:
 
     def _predict(self, rows: Tensor, columns: Tensor, unprompted: bool) -> Tensor:
         canvas = self._canvas
-        tokens, attention_mask = canvas.tokens[rows], canvas.attention_mask[rows]
+        end = None if self._backbone.block_length is None else int(columns[-1]) + 1  # later blocks are not seen
+        tokens, attention_mask = canvas.tokens[rows, :end], canvas.attention_mask[rows, :end]
+        ask = partial(
+            self._backbone.predict,
+            tokens,
+            columns,
+            attention_mask=attention_mask,
+            response_start=canvas.prompt_length,
+        )
         if unprompted:
             tokens = tokens.clone()
             tokens[:, : canvas.prompt_length] = self._backbone.mask_token_id
         if self._config.cache == "none":
-            return self._backbone.predict(tokens, columns, attention_mask=attention_mask).logits.float()
-        if unprompted not in self._kept:
-            keep = self._cached_columns(columns)
-            found = self._backbone.predict(tokens, columns, attention_mask=attention_mask, keep=keep)
-            assert found.cache is not None, "a backbone that remembers gives what it was to keep"
-            self._kept[unprompted] = rows, found.cache
-            return found.logits.float()
-        of, kept = self._kept[unprompted]
-        if len(of) != len(rows):  # some rows have finished since
+            return ask().logits.float()
+        keep = self._cached_columns(columns, tokens.shape[1])
+        of, kept = self._kept.get(unprompted, (rows, None))
+        if kept is not None and len(of) != len(rows):  # some rows have finished since
             kept = kept.rows(torch.searchsorted(of, rows))
-        return self._backbone.predict(tokens, columns, kept, attention_mask).logits.float()
+        if kept is not None and int(kept.columns.sum()) == int(keep.sum()):
+            return ask(cache=kept).logits.float()
+        found = ask(cache=kept, keep=keep)
+        assert found.cache is not None, "a backbone that remembers gives what it was to keep"
+        self._kept[unprompted] = rows, found.cache
+        return found.logits.float()
 
-    def _cached_columns(self, columns: Tensor) -> Tensor:
+    def _cached_columns(self, columns: Tensor, width: int) -> Tensor:
         """`(T,)` bool: what stays as it was at the block's first step."""
-        everything = torch.arange(self._canvas.tokens.shape[1], device=columns.device)
+        everything = torch.arange(width, device=columns.device)
         before = everything < columns[0] - self._backbone.lookback
         return before if self._config.cache == "prefix" else before | (everything > columns[-1])

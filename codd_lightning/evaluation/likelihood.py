@@ -93,7 +93,12 @@ def sequential_log_likelihood(backbone: AnyBackbone, batch: Batch, noised: Noise
     found = torch.zeros(canvas.shape, device=canvas.device)
     rows = left.any(-1).nonzero()[:, 0]
     while len(rows):
-        logits = backbone.predict(canvas[rows], columns, attention_mask=batch.attention_mask[rows]).logits
+        logits = backbone.predict(
+            canvas[rows],
+            columns,
+            attention_mask=batch.attention_mask[rows],
+            response_start=batch.prompt_length,
+        ).logits
         log_probs = logits.float().log_softmax(-1)  # (R, P, V)
         surest = log_probs.amax(-1).masked_fill(~left[rows][:, columns], -torch.inf).argmax(-1)  # (R,)
         place = columns[surest]

@@ -82,7 +82,8 @@ def masked_log_likelihood(
     backbone = as_backbone(backbone)
     length = tokens.shape[1]
     columns = torch.arange(canvas.shape[1] - length, canvas.shape[1], device=canvas.device)
-    logits = backbone.predict(canvas, columns, attention_mask=attention_mask).logits
+    start = int(columns[0])
+    logits = backbone.predict(canvas, columns, attention_mask=attention_mask, response_start=start).logits
     if circuit is None:
         block_length = length
 

@@ -38,16 +38,20 @@ class Remembering(nn.Module):
         cache: KeyValues | None = None,
         attention_mask: Tensor | None = None,
         keep: Tensor | None = None,
+        response_start: int | None = None,
     ) -> Prediction:
         """As the backbone's; with keys and values in play nothing is remembered."""
         if cache is not None or keep is not None:
-            return self.backbone.predict(canvas, positions, cache, attention_mask, keep)
-        key = tuple(None if part is None else _content(part) for part in (canvas, positions, attention_mask))
+            return self.backbone.predict(canvas, positions, cache, attention_mask, keep, response_start)
+        parts = (canvas, positions, attention_mask)
+        key = (response_start, *(None if part is None else _content(part) for part in parts))
         if key in self._known:
             self.recalled += 1
         else:
             self.passes += 1
-            self._known[key] = self.backbone.predict(canvas, positions, attention_mask=attention_mask)
+            self._known[key] = self.backbone.predict(
+                canvas, positions, attention_mask=attention_mask, response_start=response_start
+            )
         known = self._known[key]
         return Prediction(known.logits.clone(), known.hidden)  # whoever asks may write into the logits
 

@@ -33,7 +33,9 @@ def scored_blocks(
     """
     columns = torch.arange(batch.prompt_length, batch.input_ids.shape[1], device=batch.input_ids.device)
     with torch.no_grad():
-        prediction = backbone.predict(noised.canvas, columns, attention_mask=batch.attention_mask)
+        prediction = backbone.predict(
+            noised.canvas, columns, attention_mask=batch.attention_mask, response_start=batch.prompt_length
+        )
     states = None
     if hidden:
         if prediction.hidden is None:

@@ -141,7 +141,9 @@ def _hidden_states(
     blocks, features = [], []
     for batch in _batches(data, "train", examples):
         columns = torch.arange(batch.prompt_length, batch.input_ids.shape[1])
-        hidden = backbone.predict(batch.input_ids, columns, attention_mask=batch.attention_mask).hidden
+        hidden = backbone.predict(
+            batch.input_ids, columns, attention_mask=batch.attention_mask, response_start=batch.prompt_length
+        ).hidden
         if hidden is None:
             raise UserError("initialization.kind=hidden_states: this backbone gives no hidden states")
         blocks.append(clean_blocks(batch, data.block_length, circuit.vocab_size).evidence)

@@ -16,6 +16,7 @@ class PretrainedBackbone:
     dtype: str = "float32"
     device: str = "cpu"
     attention: str = "sdpa"
+    block_length: int | None = ranged(None, minimum=1)
 
 
 @dataclass
