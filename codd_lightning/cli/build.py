@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from hydra.utils import get_method, get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, most_states
@@ -17,6 +18,7 @@ from codd_lightning.cli.cache_settings import open_cache
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.cli.world import accelerator_of, world_size
 from codd_lightning.configs.schema.data import Data
+from codd_lightning.configs.schema.data import Template as TemplateOptions
 from codd_lightning.data import CachedDataModule, TaskDataModule, Template
 from codd_lightning.decoding import DecodingConfig, require_fit
 from codd_lightning.errors import UserError
@@ -146,10 +148,21 @@ def make_data(config: DictConfig, task: Task, backbone: Backbone) -> TaskDataMod
     """The data module for a backbone's tokenizer."""
     kept = DATA_OPTIONS - {"task", "templates"}
     options = {key: value for key, value in config.data.items() if key in kept}
-    templates = {str(name): Template(**template) for name, template in config.data.templates.items()}
+    templates = {str(name): _template(str(name), options) for name, options in config.data.templates.items()}
     return TaskDataModule(
         task, backbone.tokenizer, backbone.eos_token_ids[0], seed=config.seed, templates=templates, **options
     )
+
+
+def _template(name: str, options: Any) -> Template:
+    """A template as the configuration has it, whose keys no schema has seen."""
+    try:
+        checked = OmegaConf.merge(OmegaConf.structured(TemplateOptions), options)
+        return Template(**checked)  # type: ignore[arg-type]  # a mapping with the names of the fields
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise UserError(
+            f"data.templates.{name}={options}: a template has text, system and chat; {str(error).splitlines()[0]}"
+        ) from None
 
 
 def decoding_config(config: DictConfig, decoder: DictConfig, circuit: Circuit | None) -> DecodingConfig:

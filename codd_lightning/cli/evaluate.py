@@ -72,6 +72,7 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
         for option in without_effect(config):
             log.warning("%s has no effect here", option)
         warn_of_dropped(experiment, ["test"])
+        log.info("%s → %s, measured by %d", config.experiment_name, folder.path, processes.size)
         if run is None:
             manifest = Manifest(folder, config)
             manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})
@@ -82,6 +83,7 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
     if manifest is not None:
         manifest.update()
         seconds = manifest.seconds
+    say(rows)
     if run is not None:
         run.note_measurement(config)
         rows = [*run.rows_but_of("test"), *rows]
@@ -94,5 +96,4 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
         metrics=rows,
     )
     folder.finish()
-    say(rows)
     log.info("results: %s", folder.results_file)

@@ -47,7 +47,7 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
         if "decoders" in callback and not callback.decoders:
             raise UserError(f"callbacks.{name}.decoders is empty: name at least one, or use callbacks=none")
         _check_budgets(config, f"callbacks.{name}", callback.get("steps_per_block", []))
-        _check_examples(f"callbacks.{name}.examples", callback.get("examples", 0), experiment, "validation")
+        require_examples(f"callbacks.{name}.examples", callback.get("examples", 0), experiment, "validation")
     if not experiment.initialization.leaves_as_made:
         if experiment.circuit is None or not any(p.requires_grad for p in experiment.circuit.parameters()):
             raise UserError("initialization: there is no circuit to train here")
@@ -103,7 +103,7 @@ def _check_data(config: DictConfig, experiment: Experiment, training: bool) -> N
         name = type(experiment.task).__name__
         raise UserError(f"evaluation.barrier_examples: the answers of {name} cannot be listed; use 0, or data=lists")
     for name in ("examples", "likelihood_examples", "barrier_examples"):
-        _check_examples(f"evaluation.{name}", config.evaluation[name], experiment, "test")
+        require_examples(f"evaluation.{name}", config.evaluation[name], experiment, "test")
 
 
 def _check_batches(config: DictConfig, experiment: Experiment) -> None:
@@ -112,7 +112,12 @@ def _check_batches(config: DictConfig, experiment: Experiment) -> None:
         raise UserError(f"data.batch_size={data.batch_size} is more than the {there} examples of the train split")
 
 
-def _check_examples(option: str, wanted: int, experiment: Experiment, split: str) -> None:
+def require_examples(option: str, wanted: int, experiment: Experiment, split: str) -> None:
+    """Refuses to take more examples of a split than there are.
+
+    Raises:
+        UserError: names the option.
+    """
     if wanted > (there := len(experiment.data.dataset(split))):
         raise UserError(f"{option}={wanted} is more than the {there} examples of the {split} split")
 

@@ -53,7 +53,11 @@ class FinishedRun:
         for key in THE_SAME:
             now = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
             if OmegaConf.select(saved, key) != OmegaConf.select(now, key):
-                raise UserError(f"output_dir={self.path} is a run of another {key}: give another folder")
+                whose = self.results.get("experiment")
+                raise UserError(
+                    f"output_dir={self.path} is a run of {whose} with another {key}: give another folder; "
+                    f"circuit=pretrained circuit.path_or_repo={self.path / 'circuit'} takes its circuit"
+                )
 
     def lend(self, config: DictConfig) -> DictConfig:
         """A configuration with what this run has trained in the place of what it started from."""

@@ -38,6 +38,11 @@ def lm_eval_command(args: argparse.Namespace) -> int:
         cli_evaluate()
     except (UserError, CircuitError):
         raise
+    except ValueError as error:
+        if "Tasks not found" not in str(error):
+            traceback.print_exc()
+            return 1
+        raise UserError(f"{' '.join(str(error).split())[:200]} (codd lm-eval ls tasks lists them)") from None
     except Exception:  # lm-eval's own: said as lm-eval says it
         traceback.print_exc()
         return 1

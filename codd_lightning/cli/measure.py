@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from codd_lightning.evaluation import (
     write_samples,
 )
 from codd_lightning.evaluation.few_step import Batch
+from codd_lightning.evaluation.rows import series_label
+from codd_lightning.evaluation.tables import percent
 from codd_lightning.modules import Noise
 
 log = logging.getLogger("codd_lightning")
@@ -69,7 +72,12 @@ def measure(config: DictConfig, experiment: Experiment, folder: Path, processes:
     store = SampleFolder(path, processes.rank)
     show = config.trainer.progress_bar and processes.rank == 0
     evaluation.decode(
-        backbone, experiment.circuit, store, processes.rank, processes.size, progress=_progress if show else iter
+        backbone,
+        experiment.circuit,
+        store,
+        processes.rank,
+        processes.size,
+        progress=partial(_progress, processes) if show else iter,
     )
     processes.wait()
     if processes.rank != 0:
@@ -110,6 +118,9 @@ def say(rows: Sequence[Row]) -> None:
     for measured in rows:
         if "head" in measured:
             log.info("%s, %s: %.4f %s", measured["name"], measured["head"], measured["value"], measured["unit"])
+        if measured["name"] == "strict_accuracy_spread":
+            label = f"{series_label(measured)}, {measured['steps_per_block']} steps"
+            log.info("strict accuracy over templates, %s: spread %s %%", label, percent(measured))
 
 
 def few_step(config: DictConfig, experiment: Experiment) -> FewStepEvaluation:
@@ -188,10 +199,11 @@ def _require_own(path: Path, decisive: dict[str, Any], discard: bool) -> None:
     write_text(settings, text)
 
 
-def _progress(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _progress(processes: Processes, batches: Iterable[Batch]) -> Iterator[Batch]:
     """A bar over the samples that are left, with the time that they will take."""
     waiting = list(batches)
-    with tqdm(total=sum(len(batch.positions) for batch in waiting), desc=SPLIT, unit="sample", leave=False) as bar:
+    share = SPLIT if processes.size == 1 else f"{SPLIT}, the first of {processes.size} shares"
+    with tqdm(total=sum(len(batch.positions) for batch in waiting), desc=share, unit="sample", leave=False) as bar:
         for batch in waiting:
             yield batch
             bar.update(len(batch.positions))

@@ -51,6 +51,8 @@ class RunFolder:
                 self._require_replaceable()
             else:
                 self._require_continuable(resolved)
+            if self.path.is_file():
+                raise UserError(f"output_dir={self.path} is a file: name a folder")
             self.path.mkdir(parents=True, exist_ok=True)
             if config.overwrite:
                 self._move_aside()

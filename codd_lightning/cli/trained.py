@@ -26,11 +26,12 @@ def open_trained(config: DictConfig, processes: Processes) -> tuple[FinishedRun 
     """
     quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
-    run = FinishedRun.at(Path(config.output_dir))
+    given = Path(config.output_dir)
+    run = FinishedRun.at(given)
     if run is not None:
         run.require_same(config)
     trained = config if run is None else run.lend(config)
-    _require_trained(trained)
+    _require_trained(trained, given)
     if processes.size > 1 and trained.backbone.get("device") == "cuda":
         trained.backbone.device = f"cuda:{processes.local_rank}"
     experiment = build(trained)
@@ -38,11 +39,17 @@ def open_trained(config: DictConfig, processes: Processes) -> tuple[FinishedRun 
     return run, trained, experiment
 
 
-def _require_trained(config: DictConfig) -> None:
+def _require_trained(config: DictConfig, folder: Path) -> None:
     circuit, backbone = config.circuit._target_, config.backbone._target_
+    there = "" if folder.exists() else ", and there is no folder"
     mend = "give output_dir=FOLDER of a finished run, or {0}=pretrained {0}.path_or_repo=FOLDER"
     if circuit not in (None, WITHOUT_PARAMETERS, TRAINED["circuit"]):
         name = circuit.rsplit(".", maxsplit=1)[-1].lower()
-        raise UserError(f"circuit={name} has learnt nothing yet: {mend.format('circuit')}")
+        raise UserError(
+            f"circuit={name} has learnt nothing yet (no finished run in {folder}{there}): {mend.format('circuit')}"
+        )
     if backbone == UNTRAINED_BACKBONE:
-        raise UserError(f"backbone=llama_scratch has learnt nothing yet: {mend.format('backbone')}")
+        raise UserError(
+            f"backbone=llama_scratch has learnt nothing yet (no finished run in {folder}{there}): "
+            f"{mend.format('backbone')}"
+        )

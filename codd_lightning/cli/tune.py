@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.table import Table
 from tqdm.auto import tqdm
 
 from codd_lightning.circuits import Circuit, save_circuit
 from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.console import log_to
+from codd_lightning.cli.feasible import require_examples
 from codd_lightning.cli.manifest import Manifest
 from codd_lightning.cli.measure import count_parameters
 from codd_lightning.cli.processes import Processes
@@ -28,10 +30,12 @@ from codd_lightning.evaluation import (
     Row,
     accuracy_rows,
     decoder_label,
+    render,
     setting_of,
     write_results,
 )
 from codd_lightning.evaluation.samples import Sample
+from codd_lightning.evaluation.tables import percent
 
 log = logging.getLogger("codd_lightning")
 
@@ -69,6 +73,7 @@ def tune(config: DictConfig) -> dict[str, Choice]:
     options = config.tuning
     if not (options.gammas and options.taus and options.steps_per_block):
         raise UserError("tuning.gammas, tuning.taus and tuning.steps_per_block need at least one value each")
+    require_examples("tuning.examples", options.examples, experiment, SPLIT)
     grid = list(itertools.product(options.gammas, options.taus))
     evaluation = FewStepEvaluation(
         experiment.task,
@@ -103,7 +108,7 @@ def tune(config: DictConfig) -> dict[str, Choice]:
         metrics=[*kept, *rows],
     )
     folder.finish()
-    _say(choices)
+    _say(rows, choices)
     _write(Path(str(trained.circuit.path_or_repo)), experiment.circuit, choices)
     return choices
 
@@ -144,18 +149,38 @@ def _choose(rows: Sequence[Row], budgets: int, grid: Sequence[tuple[float, float
             "tau": tau,
             "steps_per_block": sorted({row["steps_per_block"] for row in mine}),
             "strict_accuracy": strict,
+            "tied": sum(score[:2] == (strict, flexible) for score in scores) - 1,
             "n": mine[0]["n"],
             "split": SPLIT,
         }
     return chosen
 
 
-def _say(choices: dict[str, Choice]) -> None:
+def _say(rows: Sequence[Row], choices: dict[str, Choice]) -> None:
     for label, choice in choices.items():
+        mine = [row for row in rows if decoder_label(row) == label]
+        for budget in choice["steps_per_block"]:
+            log.info(render(_table(label, [row for row in mine if row["steps_per_block"] == budget])))
+        if choice["tied"]:
+            log.info("%s: %d settings are as good; of those the first was taken", label, choice["tied"])
         log.info(
             "%s: decoding.gamma=%s decoding.tau=%s  (strict accuracy %.1f %% of %d held-out problems)",
             *(label, choice["gamma"], choice["tau"], 100 * choice["strict_accuracy"], choice["n"]),
         )
+
+
+def _table(label: str, rows: Sequence[Row]) -> Table:
+    """Strict accuracies at one budget, γ by τ."""
+    strict = [row for row in rows if row["name"] == "strict_accuracy"]
+    taus = list(dict.fromkeys(row["tau"] for row in strict))
+    table = Table(title=f"{label}, {strict[0]['steps_per_block']} steps per block: strict accuracy of {SPLIT}, %")
+    table.add_column("γ")
+    for tau in taus:
+        table.add_column(f"τ {tau:g}", justify="right")
+    for gamma in dict.fromkeys(row["gamma"] for row in strict):
+        cells = {row["tau"]: percent(row) for row in strict if row["gamma"] == gamma}
+        table.add_row(f"{gamma:g}", *(cells[tau] for tau in taus))
+    return table
 
 
 def _write(path: Path, circuit: Circuit, choices: dict[str, Choice]) -> None:

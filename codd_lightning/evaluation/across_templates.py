@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from codd_lightning.evaluation.intervals import bootstrap_ratio, bootstrap_spread
+from codd_lightning.evaluation.intervals import bootstrap_spread, wilson
 from codd_lightning.evaluation.rows import Row, row
 from codd_lightning.evaluation.samples import Sample
 
@@ -14,7 +14,8 @@ MEAN = "mean of templates"
 def template_rows(settings: Sequence[Sequence[Sample]], split: str) -> list[Row]:
     """Mean and spread (largest less smallest) over templates of each decoder's accuracies at each budget.
 
-    Intervals resample problems whole, each with all its templates.
+    The interval of a mean is Wilson's for the number of problems, as if further templates told nothing new of a problem:
+    rather too wide. That of a spread resamples problems whole, each with all its templates.
 
     Args:
         settings: the samples of each setting, in the order of the problems.
@@ -30,10 +31,10 @@ def template_rows(settings: Sequence[Sequence[Sample]], split: str) -> list[Row]
             continue
         for grade in ("strict", "flexible"):
             right = torch.tensor([[float(getattr(s.grade, grade)) for s in samples] for samples in group]).double()
-            means = right.mean(0)  # (problems,)
-            low, high = bootstrap_ratio(means, torch.ones_like(means))
-            name, n = f"{grade}_accuracy", len(means)
-            rows.append(row(name, float(means.mean()), low, high, n, "fraction", split, template=MEAN, **dict(labels)))
+            name, n = f"{grade}_accuracy", right.shape[1]
+            mean = float(right.mean())
+            low, high = wilson(mean * n, n)
+            rows.append(row(name, mean, low, high, n, "fraction", split, template=MEAN, **dict(labels)))
             accuracies = right.mean(1)
             low, high = bootstrap_spread(right)
             spread = float(accuracies.max() - accuracies.min())

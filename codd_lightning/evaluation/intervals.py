@@ -10,7 +10,7 @@ Z_95 = 1.959963984540054
 RESAMPLES = 2000
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: int) -> tuple[float, float]:
     """Wilson score interval of a proportion (Wilson, 1927), at 95 %.
 
     Raises:

@@ -46,11 +46,11 @@ def is_final(measured: Row, metric: str) -> bool:
 
 
 def series_label(measured: Row) -> str:
-    """A decoder's label with the prompt template where the row names one, short enough for a legend."""
+    """A decoder's label, with the prompt template where the row names one."""
     label = decoder_label(measured)
     if measured.get("template") is not None:
         label += f", {measured['template']}"
-    return label if len(label) <= 48 else f"{label[:47]}…"
+    return label
 
 
 def write_results(

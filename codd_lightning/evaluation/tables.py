@@ -18,7 +18,7 @@ def accuracy_table(rows: Sequence[Row], metric: str = "strict_accuracy", title: 
     for budget in budgets:
         table.add_column(str(budget), justify="right")
     for label in dict.fromkeys(series_label(row) for row in measured):
-        cells = {row["steps_per_block"]: _percent(row) for row in measured if series_label(row) == label}
+        cells = {row["steps_per_block"]: percent(row) for row in measured if series_label(row) == label}
         table.add_row(label, *(cells.get(budget, "") for budget in budgets))
     return table
 
@@ -41,7 +41,8 @@ def likelihood_table(rows: Sequence[Row], title: str | None = None) -> Table:
     return table
 
 
-def _percent(row: Row) -> str:
+def percent(row: Row) -> str:
+    """A fraction with its interval, in percent."""
     return f"{100 * row['value']:.1f} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
 
 

@@ -69,9 +69,10 @@ class FileTask:
         except re.error as error:
             raise UserError(f"data.task.remove={remove} is not a regular expression: {error}") from None
         self._splits: dict[str, list[Example]] | None = None
-        for source in self._sources.values():
+        for split, source in self._sources.items():
             if source is not None and is_file(source, repo) and not Path(source).is_file():
-                raise UserError(f"there is no data file at {source}")
+                mend = "give one" if split == "test" else f"give one, or data.task.{split}=null to go without"
+                raise UserError(f"there is no data file at {source} (data.task.{split}): {mend}")
 
     def size(self, split: str) -> int:
         return len(self._load(split))

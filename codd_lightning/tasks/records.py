@@ -97,7 +97,7 @@ def _read_hub(repo: str, name: str | None, split: str) -> list[Record]:
         rows = datasets.load_dataset(repo, name, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         reason = _first_line(error)
-        mend = ""
+        mend = "; for files of your own: data.task.repo=null and data.task.train, .test=FILE"
         if "gated" in reason.lower():
             mend = f"; accept its terms at https://huggingface.co/datasets/{repo}, then run: hf auth login"
         raise UserError(f"the Hub did not give dataset {repo}, split {split}: {reason}{mend}") from None

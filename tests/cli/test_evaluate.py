@@ -122,7 +122,7 @@ def test_what_has_learnt_nothing_is_refused_and_nothing_written(
 ) -> None:
     assert main(["evaluate", "smoke", *SMALL, f"output_dir={tmp_path / 'none'}"]) == 2
     error = capfd.readouterr().err
-    assert "circuit=hmm has learnt nothing yet: give output_dir=FOLDER of a finished run" in error
+    assert "circuit=hmm has learnt nothing yet (no finished run in" in error
     assert len(error.splitlines()) == 1
     assert main(["evaluate", "list_backbone", f"output_dir={tmp_path / 'none'}"]) == 2
     assert "backbone=llama_scratch has learnt nothing yet" in capfd.readouterr().err
@@ -141,7 +141,7 @@ def test_a_template_that_does_not_exist_is_refused(
 def test_a_run_of_another_circuit_is_refused(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = (trained / "results.json").read_bytes()
     assert main(["evaluate", "smoke", *SMALL, "circuit.num_states=8", f"output_dir={trained}"]) == 2
-    assert "is a run of another circuit" in capfd.readouterr().err
+    assert "is a run of smoke with another circuit" in capfd.readouterr().err
     assert (trained / "results.json").read_bytes() == before
 
 

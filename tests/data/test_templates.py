@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from codd_lightning.backbones import load_backbone
+from codd_lightning.cli.build import make_data, make_task
 from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.data import TaskDataModule, Template
 from codd_lightning.errors import UserError
@@ -102,3 +104,17 @@ def test_every_benchmark_has_three_templates_that_make_three_prompts(
     texts = {template.put("How many?") for template in templates}
     assert len(texts) == len(templates) >= 3
     assert all("How many?" in text for text in texts)
+
+
+def test_a_template_may_be_given_on_the_command_line() -> None:
+    given = '+data.templates.terse={text: "{prompt} Answer briefly."}'
+    config = compose_experiment("smoke", [given, "data.template=terse"])
+    data = make_data(config, make_task(config), load_backbone("codd_tiny"))
+    assert data.template.put("How many?") == "How many? Answer briefly."
+
+
+@pytest.mark.parametrize("options", ["{txt: 1}", "{text: no place}", "terse"])
+def test_a_template_of_something_else_is_refused(options: str) -> None:
+    config = compose_experiment("smoke", [f"+data.templates.terse={options}"])
+    with pytest.raises(UserError, match=r"data\.templates"):
+        make_data(config, make_task(config), load_backbone("codd_tiny"))

@@ -32,7 +32,7 @@ class Data:
     response_padding: str = "canvas"
     num_workers: int = ranged(0, minimum=0)
     template: str = "plain"
-    templates: dict[str, Template] = field(default_factory=dict)
+    templates: dict[str, Any] = field(default_factory=dict)  # name: Template
 
 
 @dataclass

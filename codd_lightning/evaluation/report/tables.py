@@ -128,18 +128,18 @@ def numbers_table(runs: Sequence[Run]) -> Table:
         [
             Cell(run.name),
             Cell(row["name"]),
+            Cell(row["split"]),
             Cell(", ".join(f"{key}={_setting(row[key])}" for key in row if key not in FIXED)),
             Cell(f"{row['value']:.5g}", row["value"], _samples_of(run, row)),
             Cell(f"{row['low']:.5g} to {row['high']:.5g}", row["low"]),
             Cell(row["unit"]),
             Cell(f"{row['n']}", row["n"]),
-            Cell(row["split"]),
         ]
         for run in runs
         for row in run.rows
     ]
-    header = ["run", "name", "of", "value", "95 % interval", "unit", "n", "split"]
-    return Table("Every number", header, rows, numeric={3, 4, 6})
+    header = ["run", "name", "split", "of", "value", "95 % interval", "unit", "n"]
+    return Table("Every number", header, rows, numeric={4, 5, 7})
 
 
 def csv_of(runs: Sequence[Run]) -> str:
@@ -182,6 +182,8 @@ def _samples_of(run: Run, row: Row) -> tuple[str, Key] | None:
 
 
 def _setting(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
