@@ -88,14 +88,13 @@ class Browser:
 
     def wait(self, condition: str, seconds: float = 5.0) -> None:
         """Until the page has done what an event asked for."""
-        self.call(
-            "Runtime.evaluate",
-            expression="new Promise(done => { const end = Date.now() + "
-            f"{seconds * 1000}; const look = () => "
-            f"({condition}) || Date.now() > end ? done() : setTimeout(look, 5); look(); }})",
-            awaitPromise=True,
-        )
-        assert self.evaluate(f"!!({condition})"), condition
+        script = f"""new Promise(done => {{
+            const end = Date.now() + {1000 * seconds};
+            const look = () => ({condition}) ? done(true) : Date.now() > end ? done(false) : setTimeout(look, 5);
+            look();
+        }})"""
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"]
+        assert result.get("value") is True, f"{condition}: {result}"
 
     def click(self, selector: str) -> None:
         """A real click of the mouse at the middle of the first element that fits, once it has come to rest."""

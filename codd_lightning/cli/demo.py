@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import socket
 from pathlib import Path
 
 from codd_lightning.errors import UserError
@@ -19,6 +20,7 @@ def demo_command(args: argparse.Namespace) -> int:
         raise UserError("codd demo needs gradio: pip install 'codd-lightning[demo]'")
     if args.port is not None and not 1 <= args.port <= 65535:
         raise UserError(f"--port {args.port} must lie in [1, 65535]")
+    _require_address(args.host, args.port)
     if not 0 <= args.seed < 2**63:
         raise UserError(f"--seed {args.seed} must lie in [0, 2^63)")
     source = args.circuit if args.circuit is not None else str(newest_circuit(QUICKSTART))
@@ -47,3 +49,16 @@ def newest_circuit(runs: Path) -> Path:
     if not found:
         raise UserError(f"there is no circuit in {runs}: train one with codd train quickstart, or give --circuit")
     return found[-1].parent
+
+
+def _require_address(host: str, port: int | None) -> None:
+    """Asks for the address before anything is loaded: Gradio would try a host that is not ours again and again."""
+    where = host if port is None else f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as asked:
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that has just ended is not in the way
+            asked.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the page cannot be served at {where} ({reason}): choose another --host or --port") from None

@@ -213,9 +213,16 @@ class Denoising:
             self._canvas.commit(some.rows, some.columns, answer.tokens, committed)
             self.circuit_calls.index_add_(0, some.rows, answer.circuit_calls)
             if self.trace is not None:
-                canvas = self._canvas.tokens[some.rows].clone()
-                expected, confidence = some.logits.argmax(-1), answer.confidence
-                step = TraceStep(some.rows, some.columns, canvas, committed, confidence, expected, acts[part])
+                step = TraceStep(
+                    rows=some.rows,
+                    number=self.nfe[some.rows] // self._predictor.passes,
+                    columns=some.columns,
+                    canvas=self._canvas.tokens[some.rows].clone(),
+                    committed=committed,
+                    confidence=answer.confidence,
+                    expected=some.logits.argmax(-1),
+                    coupled=acts[part],
+                )
                 self.trace.append(step)
 
     def _acts(self, asked: Asked) -> Tensor:

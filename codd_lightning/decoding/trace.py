@@ -11,6 +11,7 @@ class TraceStep:
 
     Attributes:
         rows: `(M,)` row numbers, one for each window.
+        number: `(M,)` long, which step of its row it is, from 1.
         columns: `(M, L)` columns of each window; the last one repeats beyond the end of the canvas.
         canvas: `(M, T)` token ids after the step.
         committed: `(M, L)` bool, what the step committed.
@@ -20,6 +21,7 @@ class TraceStep:
     """
 
     rows: Tensor
+    number: Tensor
     columns: Tensor
     canvas: Tensor
     committed: Tensor

@@ -19,8 +19,8 @@ INTRODUCTION = (
     "them agree. Both decoders get the same prompt and the same steps."
 )
 EXAMPLES = [
+    "Ada has 11 coins. Ada buys 5 more. Cleo takes 2. Ada sells 8. How many coins does Ada have?",
     "Ben has 3 coins. Ada brings 9 more. Ada takes 7. How many coins does Ben have?",
-    "Ada has 3 apples. Ben brings 2 more. Ada loses 1. How many apples does Ada have?",
 ]
 
 
@@ -58,7 +58,7 @@ def launch(page: gr.Blocks, host: str, port: int | None, *, wait: bool = True) -
     """Serves the page and returns its address; `wait` keeps it up until Ctrl-C.
 
     Raises:
-        UserError: the port is taken, or the host is none of this machine.
+        UserError: the port is taken, or every one that would be tried.
     """
     fonts = ["system-ui", "sans-serif"]  # the default ones are fetched
     theme = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
@@ -75,9 +75,8 @@ def launch(page: gr.Blocks, host: str, port: int | None, *, wait: bool = True) -
             theme=theme,
             css=_part("page.css"),
         )
-    except OSError as error:
-        where = f"{host}:{port}" if port else host
-        raise UserError(f"the page cannot be served at {where} ({error}): choose another --host or --port") from None
+    except OSError:  # what it says advises what our command cannot do
+        raise UserError(f"{host} has no free port for the page: choose another --port") from None
     if wait:
         print(f"codd demo: {address} (Ctrl-C ends it)", flush=True)
         try:

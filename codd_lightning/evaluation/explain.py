@@ -13,7 +13,7 @@ from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.predictor import Predictor
 
 LEAST_JOINT = 0.02  # of a pair that is looked at: what is rarer decides little, and all that are above can be found
-LEAST_GAIN = 1e-4  # nats: less is rounding
+LEAST_GAIN = 0.01  # nats: less is nothing to look at
 LARGEST_TABLE = 1 << 24  # numbers of one table of conditionals
 
 
@@ -66,7 +66,7 @@ class RaisedPair:
 
 
 def commits(generation: Generation, row: int = 0) -> list[Commit]:
-    """The tokens of one row in the order of their steps, from left to right within one.
+    """The tokens of one row in the order of their steps.
 
     Args:
         generation: with its trace.
@@ -75,18 +75,15 @@ def commits(generation: Generation, row: int = 0) -> list[Commit]:
     assert generation.trace is not None, "asked for with a trace only"
     first = min((int(step.columns.min()) for step in generation.trace), default=0)  # of the response
     found: list[Commit] = []
-    number = 0
     for step in generation.trace:
-        windows = (step.rows == row).nonzero().squeeze(-1).tolist()
-        number += bool(windows)
-        for window in windows:
+        for window in (step.rows == row).nonzero().squeeze(-1).tolist():
             for place in step.committed[window].nonzero().squeeze(-1).tolist():
                 column = int(step.columns[window, place])
                 found.append(
                     Commit(
                         position=column - first,
                         token=int(step.canvas[window, column]),
-                        step=number,
+                        step=int(step.number[window]),
                         confidence=float(step.confidence[window, place]),
                         coupled=bool(step.coupled[window]),
                         expected=int(step.expected[window, place]),
@@ -145,7 +142,7 @@ def raised_pairs(circuit: Circuit, evidence: Evidence, count: int, least: float 
         least: above 0.
 
     Returns:
-        The most raised first.
+        The most raised first; none that gains less than `LEAST_GAIN`.
     """
     posterior = circuit.posterior(evidence)
     marginals = posterior.token_marginals()[0]  # (L, V)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, caps
     [
         ([], "there is no circuit in outputs/quickstart: train one with codd train quickstart, or give --circuit"),
         (["--port", "0"], "--port 0 must lie in [1, 65535]"),
+        (["--host", "203.0.113.9"], "the page cannot be served at 203.0.113.9 ("),
+        (["--host", "a..b"], "the page cannot be served at a..b ("),
         (["--seed", "-1"], "--seed -1 must lie in [0, 2^63)"),
         (["--circuit", "nowhere"], "nowhere"),
     ],
@@ -47,3 +50,11 @@ def test_the_newest_circuit_is_taken(tmp_path: Path) -> None:
         os.utime(weights, (1000 - age, 1000 - age))
     (tmp_path / "unfinished").mkdir()
     assert newest_circuit(tmp_path) == tmp_path / "b" / "circuit"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is not installed")
+def test_a_taken_port_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["demo", "--port", str(port), "--circuit", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith(f"codd: the page cannot be served at 127.0.0.1:{port} (Address already")

@@ -87,7 +87,7 @@ def masked(page: Browser) -> list[int]:
 def test_a_click_plays_both_decoders_to_the_end(open_page: Callable[..., Browser]) -> None:
     page = open_page()
     steps = decode(page)
-    assert steps in (4, 8)  # of one block, or of two
+    assert 4 <= steps <= 8  # of a block, and what is left in another
     wait_for_step(page, 1, steps)
     assert all(masked(page))
     wait_for_step(page, steps, steps)

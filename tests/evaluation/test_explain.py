@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from codd_lightning.circuits import HMM, Circuit, Evidence, Posterior
 from codd_lightning.decoding import DecodingConfig, generate
@@ -46,9 +47,10 @@ def enumerated(circuit: Circuit, evidence: Evidence) -> dict[tuple[int, int, int
 
 
 @pytest.mark.parametrize("known", [None, 0, 2])
+@pytest.mark.parametrize("count", [6, 1000])
 @pytest.mark.parametrize("table", [1 << 24, 1])  # everything at once, or a token after another
 def test_raised_pairs_are_those_that_enumeration_finds(
-    random_hmm: Callable[..., HMM], monkeypatch: pytest.MonkeyPatch, known: int | None, table: int
+    random_hmm: Callable[..., HMM], monkeypatch: pytest.MonkeyPatch, known: int | None, table: int, count: int
 ) -> None:
     monkeypatch.setattr(explain, "LARGEST_TABLE", table)
     circuit, evidence, least = random_hmm(3, VOCAB, LENGTH, seed=5), some_evidence(7, known), 0.05
@@ -57,8 +59,10 @@ def test_raised_pairs_are_those_that_enumeration_finds(
         for key, (joint, product) in enumerated(circuit, evidence).items()
         if joint >= least
     }
-    expected = sorted((key for key, gain in gains.items() if gain > 0), key=lambda key: -gains[key])[:6]
-    found = raised_pairs(circuit, evidence, 6, least)
+    expected = sorted((key for key, gain in gains.items() if gain > explain.LEAST_GAIN), key=lambda key: -gains[key])[
+        :count
+    ]
+    found = raised_pairs(circuit, evidence, count, least)
     assert [(*pair.positions, *pair.tokens) for pair in found] == expected
     assert len(found) > 2
     for pair in found:
@@ -122,11 +126,34 @@ def test_commits_are_the_response_of_each_row(fixed_logits: type, random_hmm: Ca
         assert {c.step for c in found} == set(range(1, 7))
 
 
-def test_block_evidence_is_what_the_circuit_was_asked_with_first(
-    fixed_logits: type, random_hmm: Callable[..., HMM], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.5])
+def test_windows_of_one_step_have_its_number(
+    fixed_logits: type, random_hmm: Callable[..., HMM], cfg_scale: float
 ) -> None:
-    logits = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
-    backbone, circuit = fixed_logits(logits, mask_token_id=5), random_hmm(3, 6, 4)
+    logits = torch.randn(12, 6, generator=torch.Generator().manual_seed(1))
+    config = DecodingConfig(
+        paradigm="full", steps=4, max_new_tokens=12, block_length=4, gamma=0.7, cfg_scale=cfg_scale, trace=True
+    )
+    written = generate(fixed_logits(logits, mask_token_id=5), [[1]], config, circuit=random_hmm(3, 6, 4))
+    assert written.trace is not None
+    assert len(written.trace) > 4  # in some steps the circuit acts on one window and not on another
+    assert [commit.step for commit in commits(written)] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+
+
+class Listening(nn.Module):
+    """A backbone whose word depends on the whole canvas."""
+
+    mask_token_id, vocab_size, eos_token_ids, tokenizer = 5, 6, (), None
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        place = torch.arange(input_ids.shape[1])[:, None] * 7.0 + torch.arange(6) * 3.0
+        return (place + input_ids.sum(-1)[:, None, None]).sin() * 3
+
+
+def test_block_evidence_is_what_the_circuit_was_asked_with_first(
+    random_hmm: Callable[..., HMM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, circuit = Listening(), random_hmm(3, 6, 4)
     asked: list[Evidence] = []
     answer = HMM.posterior
 
