@@ -82,6 +82,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     exporting.add_argument("folder", metavar="FOLDER")
     exporting.add_argument("--format", choices=("folder", "jpc"), default="folder", help="jpc is PyJuice's")
+
+    demo = commands.add_parser(
+        "demo",
+        help="a page that shows what a circuit does, step by step",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--backbone", default="codd_tiny", help="bundled name, folder or Hub id")
+    demo.add_argument(
+        "--circuit", help="folder (also of a run) or Hub id; the newest of outputs/quickstart if left out"
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="address to serve at")
+    demo.add_argument("--port", type=int, help="a free one from 7860 on if left out")
+    demo.add_argument("--seed", type=int, default=0, help="of all draws")
     commands.add_parser("lm-eval", help="lm-eval's own command line, with --model codd", add_help=False)
     for writing in (importing, exporting):
         writing.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")

@@ -22,6 +22,7 @@ MODULES = {
     "report": "report",
     "import": "circuit_files",
     "export": "circuit_files",
+    "demo": "demo",
     "lm-eval": "lm_eval",
 }
 

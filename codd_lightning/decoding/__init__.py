@@ -2,10 +2,10 @@
 
 from codd_lightning.decoding.commit import COMMIT
 from codd_lightning.decoding.config import DecodingConfig
-from codd_lightning.decoding.denoising import TraceStep
 from codd_lightning.decoding.generation import Generation, choose_proposal, generate, infill, require_fit
 from codd_lightning.decoding.proposals import PROPOSALS
 from codd_lightning.decoding.remasking import REMASKING
+from codd_lightning.decoding.trace import TraceStep
 
 __all__ = [
     "COMMIT",

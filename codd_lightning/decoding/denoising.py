@@ -21,28 +21,8 @@ from codd_lightning.decoding.question import Proposal, Question
 from codd_lightning.decoding.remasking import REMASKING
 from codd_lightning.decoding.sampling import RowDraws
 from codd_lightning.decoding.schedule import by_times, quotas, spread
+from codd_lightning.decoding.trace import TraceStep
 from codd_lightning.decoding.windows import Windows, cover
-
-
-@dataclass(frozen=True)
-class TraceStep:
-    """What one denoising step committed in some windows.
-
-    Attributes:
-        rows: `(M,)` row numbers, one for each window.
-        columns: `(M, L)` columns of each window; the last one repeats beyond the end of the canvas.
-        canvas: `(M, T)` token ids after the step.
-        committed: `(M, L)` bool, what the step committed.
-        confidence: `(M, L)`, of the committed tokens.
-        coupled: `(M,)` bool, windows on which the circuit acted.
-    """
-
-    rows: Tensor
-    columns: Tensor
-    canvas: Tensor
-    committed: Tensor
-    confidence: Tensor
-    coupled: Tensor
 
 
 @dataclass(frozen=True)
@@ -233,8 +213,16 @@ class Denoising:
             self._canvas.commit(some.rows, some.columns, answer.tokens, committed)
             self.circuit_calls.index_add_(0, some.rows, answer.circuit_calls)
             if self.trace is not None:
-                canvas = self._canvas.tokens[some.rows].clone()
-                step = TraceStep(some.rows, some.columns, canvas, committed, answer.confidence, acts[part])
+                step = TraceStep(
+                    rows=some.rows,
+                    number=self.nfe[some.rows] // self._predictor.passes,
+                    columns=some.columns,
+                    canvas=self._canvas.tokens[some.rows].clone(),
+                    committed=committed,
+                    confidence=answer.confidence,
+                    expected=some.logits.argmax(-1),
+                    coupled=acts[part],
+                )
                 self.trace.append(step)
 
     def _acts(self, asked: Asked) -> Tensor:

@@ -11,9 +11,10 @@ from codd_lightning.backbones import AnyBackbone, as_backbone, device_of, encode
 from codd_lightning.circuits import Circuit
 from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.config import DecodingConfig
-from codd_lightning.decoding.denoising import Denoising, TraceStep
+from codd_lightning.decoding.denoising import Denoising
 from codd_lightning.decoding.proposals import PROPOSALS
 from codd_lightning.decoding.question import Proposal
+from codd_lightning.decoding.trace import TraceStep
 from codd_lightning.errors import UserError
 from codd_lightning.seeding import spawn
 

@@ -76,9 +76,9 @@ class Browser:
             self.faults.append(f"dialog: {params['message']}")
         return event
 
-    def open(self, path: Path, fragment: str = "") -> None:
-        """Loads a file and waits until it is there."""
-        self.call("Page.navigate", url=path.as_uri() + fragment)
+    def open(self, address: str) -> None:
+        """Loads a page and waits until it is there."""
+        self.call("Page.navigate", url=address)
         while self._read().get("method") != "Page.loadEventFired":
             pass
 
@@ -86,13 +86,33 @@ class Browser:
         """The value of an expression in the page."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
+    def wait(self, condition: str, seconds: float = 5.0) -> None:
+        """Until the page has done what an event asked for."""
+        script = f"""new Promise(done => {{
+            const end = Date.now() + {1000 * seconds};
+            const look = () => ({condition}) ? done(true) : Date.now() > end ? done(false) : setTimeout(look, 5);
+            look();
+        }})"""
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"]
+        assert result.get("value") is True, f"{condition}: {result}"
+
     def click(self, selector: str) -> None:
-        """A real click of the mouse at the middle of the first element that fits."""
-        self.evaluate(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
-        x, y = self.evaluate(
-            f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
-            "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-        )
+        """A real click of the mouse at the middle of the first element that fits, once it has come to rest."""
+        script = f"""(async () => {{
+            const e = document.querySelector({json.dumps(selector)});
+            const middle = () => {{
+                const box = e.getBoundingClientRect();
+                return [box.x + box.width / 2, box.y + box.height / 2];
+            }};
+            e.scrollIntoView({{block: "center"}});
+            for (let seen = [], still = 0; still < 3; seen = middle()) {{
+                await new Promise(requestAnimationFrame);
+                still = String(seen) === String(middle()) ? still + 1 : 0;
+            }}
+            return middle();
+        }})()"""
+        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        x, y = found["result"]["value"]
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
@@ -101,6 +121,13 @@ class Browser:
         self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_KEYS[key])
+
+    def type(self, selector: str, text: str) -> None:
+        """Puts the cursor into the first element that fits, and types over what it holds."""
+        self.evaluate(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()"
+        )
+        self.call("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> None:
         """What is seen, as PNG."""
@@ -114,4 +141,4 @@ class Browser:
         os.close(self._from_read)
 
 
-_KEYS = {"ArrowDown": 40, "ArrowUp": 38}
+_KEYS = {"ArrowDown": 40, "ArrowUp": 38, "ArrowLeft": 37}

@@ -1,0 +1,1 @@
+"""The page that shows what a circuit does to one response, step by step."""
