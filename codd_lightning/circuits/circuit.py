@@ -285,14 +285,19 @@ def from_description(description: dict[str, Any], where: Path) -> Circuit:
     structure, tuned = config.pop("circuit", None), config.pop("tuned", {})
     if not isinstance(structure, str) or structure not in CIRCUITS:
         raise CircuitError(f"{where}: circuit {structure!r} is not one of {', '.join(sorted(CIRCUITS))}")
-    if not isinstance(tuned, dict) or not all(isinstance(choice, dict) for choice in tuned.values()):
-        raise CircuitError(f"{where}: tuned must hold an object for each decoder, not {tuned!r}")
+    if not isinstance(tuned, dict) or not all(_is_choice(choice) for choice in tuned.values()):
+        raise CircuitError(f"{where}: tuned must hold gamma and tau, numbers, for each decoder, not {tuned!r}")
     try:
         circuit = CIRCUITS[structure](**config)
     except (TypeError, ValueError, OverflowError, MemoryError, RuntimeError) as error:
         raise CircuitError(f"{where} does not describe a circuit {structure!r}: {error}") from None
     circuit.tuned = tuned
     return circuit
+
+
+def _is_choice(choice: Any) -> bool:
+    """Whether something is what was chosen for one decoder."""
+    return isinstance(choice, dict) and all(type(choice.get(name)) in (int, float) for name in ("gamma", "tau"))
 
 
 def read_circuit(folder: Path) -> Circuit:

@@ -3,12 +3,15 @@
 import argparse
 import logging
 import sys
+from contextlib import closing
 
 import torch
 from omegaconf import DictConfig
 
+from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.compose import compose_experiment, without_effect
 from codd_lightning.cli.console import log_to
+from codd_lightning.cli.finished_run import FinishedRun
 from codd_lightning.cli.manifest import Manifest, fingerprint
 from codd_lightning.cli.measure import count_parameters, measure, say, warn_of_dropped
 from codd_lightning.cli.processes import Processes
@@ -16,6 +19,7 @@ from codd_lightning.cli.ranks import run_on_ranks
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.train import print_keys
 from codd_lightning.cli.trained import open_trained
+from codd_lightning.cli.world import require_world
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import write_results
 
@@ -35,9 +39,13 @@ def evaluate_command(args: argparse.Namespace) -> int:
             return 0
         config.output_dir = str(processes.first(lambda: RunFolder(config).path))
         if processes.size == 1 and config.trainer.devices > 1:
+            require_world(config)
             run_on_ranks(_rank, config, config.trainer.devices)
         else:
             evaluate(config, processes)
+    except KeyboardInterrupt:
+        mend = f"the same command with output_dir={config.output_dir} decodes what is missing"
+        raise KeyboardInterrupt(mend) from None
     except UserError:
         if processes.rank:  # the first one says it
             sys.exit(2)
@@ -63,9 +71,19 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
         UserError: there is nothing trained, or the folder holds something else.
     """
     run, trained, experiment = open_trained(config, processes)
-    folder = RunFolder(config)
-    if run is None:
-        processes.first(folder.prepare)
+    with closing(RunFolder(config)) as folder:
+        processes.first(folder.prepare if run is None else folder.hold)
+        _measure(config, trained, experiment, run, folder, processes)
+
+
+def _measure(
+    config: DictConfig,
+    trained: DictConfig,
+    experiment: Experiment,
+    run: FinishedRun | None,
+    folder: RunFolder,
+    processes: Processes,
+) -> None:
     manifest: Manifest | None = None
     if processes.rank == 0:
         log_to(folder.log_file)
@@ -86,7 +104,7 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
     say(rows)
     if run is not None:
         run.note_measurement(config)
-        rows = [*run.rows_but_of("test"), *rows]
+        rows = [*run.rows_beside(rows, "test"), *rows]
         seconds = run.results["seconds"]
     write_results(
         folder.results_file,

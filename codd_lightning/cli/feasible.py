@@ -74,6 +74,13 @@ def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
     if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
         known = ", ".join((*CANVASES, "mixed"))
         raise UserError(f"evaluation.likelihood_canvas={config.evaluation.likelihood_canvas} is not one of {known}")
+    budgets = list(config.evaluation.steps_per_block)
+    if len(set(budgets)) < len(budgets):
+        raise UserError(f"evaluation.steps_per_block={budgets} names a budget twice")
+    named = [(d.proposal, d.remasking, d.eos) for d in experiment.decoders]
+    for option, values in (("decoders", named), ("templates", list(config.evaluation.templates))):
+        if len(set(values)) < len(values):
+            raise UserError(f"evaluation.{option} names one twice, and their rows could not be told apart: {values}")
     for template in config.evaluation.templates:
         if template not in experiment.data.templates:
             known = ", ".join(experiment.data.templates)

@@ -2,12 +2,15 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from codd_lightning.cli.manifest import versions_and_commit
 from codd_lightning.cli.run_folder import write_text
@@ -41,7 +44,7 @@ class FinishedRun:
         results = path / "results.json"
         if not results.is_file() or not any((path / part).is_dir() for part in TRAINED):
             return None
-        return cls(path, json.loads(results.read_text()))
+        return cls(path, _read_results(results))
 
     def require_same(self, config: DictConfig) -> None:
         """Checks that a configuration speaks of this run.
@@ -49,7 +52,16 @@ class FinishedRun:
         Raises:
             UserError: it names another backbone, circuit, task or block length.
         """
-        saved = OmegaConf.load(self.path / "config.yaml")
+        try:
+            saved = OmegaConf.load(self.path / "config.yaml")
+            json.loads((self.path / "manifest.json").read_text())["seed"]  # it is written to in the end
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
+            why = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"output_dir={self.path}: its config.yaml or manifest.json cannot be read "
+                f"({type(error).__name__}: {why}); circuit=pretrained "
+                f"circuit.path_or_repo={self.path / 'circuit'} takes its circuit"
+            ) from None
         for key in THE_SAME:
             now = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
             if OmegaConf.select(saved, key) != OmegaConf.select(now, key):
@@ -69,9 +81,10 @@ class FinishedRun:
                 changed[part] = OmegaConf.create({"_target_": loader, "path_or_repo": str(self.path / part), **device})
         return changed
 
-    def rows_but_of(self, split: str) -> list[Row]:
-        """What a second measurement on a split does not measure again."""
-        return [measured for measured in self.results["metrics"] if measured["split"] != split]
+    def rows_beside(self, rows: Sequence[Row], split: str) -> list[Row]:
+        """What a second measurement on a split has not measured again; what comes of samples goes or stays together."""
+        again = {_kind(measured) for measured in rows}
+        return [old for old in self.results["metrics"] if old["split"] != split or _kind(old) not in again]
 
     def note_measurement(self, config: DictConfig) -> None:
         """Adds to the manifest that the figures were measured again, when and with what."""
@@ -81,3 +94,20 @@ class FinishedRun:
         again = {"started": datetime.now().isoformat(timespec="seconds"), "command_line": sys.argv, **options}
         manifest["measured_again"] = [*manifest.get("measured_again", []), {**again, **versions_and_commit()}]
         write_text(file, json.dumps(manifest, indent=1, default=str) + "\n")
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text())
+        whole = all({"name", "split"} <= set(row) for row in results["metrics"]) and float(results["seconds"]) >= 0
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is not a run's results: train again with overwrite=true, or give another output_dir")
+    found: dict[str, Any] = results
+    return found
+
+
+def _kind(measured: Row) -> str:
+    """Rows of one kind are measured together: those of samples, and each name of the others."""
+    return "samples" if "decoder" in measured else str(measured["name"])

@@ -191,7 +191,7 @@ def _require_own(path: Path, decisive: dict[str, Any], discard: bool) -> None:
     """Makes the folder of the samples, or finds it as a stopped measurement of the same left it."""
     settings = path / "settings.json"
     text = json.dumps(decisive, indent=1, sort_keys=True) + "\n"
-    if path.exists() and (not settings.exists() or settings.read_text() != text):
+    if path.exists() and (not settings.is_file() or settings.read_bytes() != text.encode()):
         if not discard:
             raise UserError(f"{path} holds samples of other weights or settings: add overwrite=true to delete them")
         shutil.rmtree(path)

@@ -75,6 +75,8 @@ def run(config: DictConfig, local_rank: int | None = None) -> Path:
         log.debug("", exc_info=True)
         error.log_file = folder.log_file  # type: ignore[attr-defined]  # read by the command
         raise
+    finally:
+        folder.close()
     return folder.path
 
 

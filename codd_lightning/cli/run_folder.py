@@ -1,16 +1,20 @@
 """One run, one folder: what is in it, and whether it may be continued."""
 
+import fcntl
+import logging
 import os
 import shutil
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from codd_lightning.errors import UserError
+
+log = logging.getLogger("codd_lightning")
 
 # Keys that say where a run goes or how it is shown, not what it computes.
 NOT_OF_THE_RUN = ("output_dir", "overwrite")
@@ -19,6 +23,7 @@ PARTS = (
     *("config.yaml", "manifest.json", "results.json", "samples.jsonl", "log.txt"),
     *("checkpoints", "tensorboard", "circuit", "backbone", "samples"),
 )
+LOCK = ".lock"
 MEND = "add overwrite=true, or give another output_dir"
 
 
@@ -36,6 +41,7 @@ class RunFolder:
         default = Path("outputs") / config.experiment_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         self.path = default if config.output_dir is None else Path(config.output_dir)
         self._config = config
+        self._lock: TextIO | None = None
 
     def prepare(self) -> None:
         """Makes the folder, or finds in it what can be continued or replaced.
@@ -54,11 +60,35 @@ class RunFolder:
             if self.path.is_file():
                 raise UserError(f"output_dir={self.path} is a file: name a folder")
             self.path.mkdir(parents=True, exist_ok=True)
+            self.hold()
             if config.overwrite:
                 self._move_aside()
             write_text(self.config_file, resolved)
         except OSError as error:
             raise UserError(f"output_dir={self.path} cannot be used: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Lets other commands into the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def hold(self) -> None:
+        """Keeps other commands out of the folder, until it is closed or this process ends.
+
+        Raises:
+            UserError: another one is at work in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / LOCK).open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise UserError(
+                f"output_dir={self.path}: another command works in this folder; wait for it, or give another"
+            ) from None
+        except OSError:
+            log.debug("%s: this file system has no locks", self.path)
 
     @property
     def continued(self) -> bool:
@@ -106,7 +136,7 @@ class RunFolder:
 
     def _require_replaceable(self) -> None:
         is_run = self.config_file.is_file() and self.manifest_file.is_file()
-        if self.path.exists() and any(self.path.iterdir()) and not is_run:
+        if self.path.exists() and any(file.name != LOCK for file in self.path.iterdir()) and not is_run:
             raise UserError(f"output_dir={self.path} holds files but no run: it is not overwritten; give another")
 
     def _require_continuable(self, resolved: str) -> None:

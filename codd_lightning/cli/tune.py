@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,26 +91,28 @@ def tune(config: DictConfig) -> dict[str, Choice]:
         seed=config.seed,
         split=SPLIT,
     )
-    folder = RunFolder(config)
-    if run is None:
-        folder.prepare()
-    log_to(folder.log_file)
-    manifest = Manifest(folder, config) if run is None else None
-    rows = _decode(evaluation, experiment, config.trainer.progress_bar)
-    choices = _choose(rows, len(options.steps_per_block), grid)
-    kept: Sequence[Row] = [] if run is None else run.rows_but_of(SPLIT)
-    if manifest is not None:
-        manifest.update()
-    write_results(
-        folder.results_file,
-        experiment=config.experiment_name,
-        seconds=run.results["seconds"] if run is not None else manifest.seconds if manifest is not None else 0.0,
-        parameters=count_parameters(experiment),
-        metrics=[*kept, *rows],
-    )
-    folder.finish()
-    _say(rows, choices)
-    _write(Path(str(trained.circuit.path_or_repo)), experiment.circuit, choices)
+    with closing(RunFolder(config)) as folder:
+        if run is None:
+            folder.prepare()
+        else:
+            folder.hold()
+        log_to(folder.log_file)
+        manifest = Manifest(folder, config) if run is None else None
+        rows = _decode(evaluation, experiment, config.trainer.progress_bar)
+        choices = _choose(rows, len(options.steps_per_block), grid)
+        kept: Sequence[Row] = [] if run is None else run.rows_beside(rows, SPLIT)
+        if manifest is not None:
+            manifest.update()
+        write_results(
+            folder.results_file,
+            experiment=config.experiment_name,
+            seconds=run.results["seconds"] if run is not None else manifest.seconds if manifest is not None else 0.0,
+            parameters=count_parameters(experiment),
+            metrics=[*kept, *rows],
+        )
+        folder.finish()
+        _say(rows, choices)
+        _write(Path(str(trained.circuit.path_or_repo)), experiment.circuit, choices)
     return choices
 
 

@@ -14,8 +14,8 @@ MEAN = "mean of templates"
 def template_rows(settings: Sequence[Sequence[Sample]], split: str) -> list[Row]:
     """Mean and spread (largest less smallest) over templates of each decoder's accuracies at each budget.
 
-    The interval of a mean is Wilson's for the number of problems, as if further templates told nothing new of one: rather
-    too wide. That of a spread resamples problems whole, each with all its templates.
+    The interval of a mean is Wilson's for the number of problems, as if further templates told nothing new of one:
+    rather too wide. That of a spread resamples problems whole, each with all its templates.
 
     Args:
         settings: the samples of each setting, in the order of the problems.

@@ -12,6 +12,8 @@ from codd_lightning.tasks import Example, Grade
 
 # What tells one setting of an evaluation from another, in this order.
 LABELS = ("template", "decoder", "remasking", "eos", "gamma", "tau", "steps_per_block")
+# What every sample has beside them.
+FIELDS = ("index", "response", "pieces", "tokens", "nfe", "circuit_calls", "seconds", "ended", "strict", "flexible")
 Key = tuple[Any, ...]
 
 
@@ -151,9 +153,12 @@ def _records(file: Path) -> Iterable[dict[str, Any]]:
     lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last newline was being written
     for number, line in enumerate(lines, 1):
         try:
-            yield json.loads(line)
-        except ValueError:
-            raise UserError(f"{file}, line {number} is not JSON: delete the line, and it is decoded again") from None
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not set(FIELDS) <= set(record):
+            raise UserError(f"{file}, line {number} is not a sample: delete the line, and it is decoded again")
+        yield record
 
 
 def _cut_torn_line(file: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from codd_lightning.cli.main import main
+from codd_lightning.cli.run_folder import RunFolder
 
 SMALL = [
     "data.train_size=48",
@@ -155,3 +157,102 @@ def test_samples_of_other_settings_are_refused_and_kept(
     assert main(["evaluate", "smoke", *MEASURE, f"output_dir={folder}"]) == 2
     assert "holds samples of other weights or settings: add overwrite=true" in capfd.readouterr().err
     assert (folder / "samples" / "settings.json").read_text() == "{}\n"
+
+
+def test_what_is_not_measured_again_stays(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    before = rows(folder)
+    assert main(["evaluate", "smoke", *SMALL, "evaluation.examples=0", f"output_dir={folder}"]) == 0
+    after = rows(folder)
+    assert [row for row in after if "decoder" in row] == [row for row in before if "decoder" in row]
+    assert sorted(row["name"] for row in after) == sorted(row["name"] for row in before)
+
+
+def test_two_commands_do_not_work_in_one_folder(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    other = RunFolder(OmegaConf.create({"output_dir": str(folder), "experiment_name": "smoke"}))
+    other.hold()
+    assert main(["evaluate", "smoke", *MEASURE, f"output_dir={folder}"]) == 2
+    assert "another command works in this folder" in capfd.readouterr().err
+    other.close()
+    assert main(["evaluate", "smoke", *SMALL, f"output_dir={folder}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["trainer.devices=999"], "trainer.devices=999 is more than"),
+        (["evaluation.steps_per_block=[4,4]"], "names a budget twice"),
+        (["evaluation.decoders=[{proposal: latent},{proposal: latent}]"], "evaluation.decoders names one twice"),
+    ],
+)
+def test_what_could_not_work_is_refused_first(
+    options: list[str], complaint: str, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [*SMALL, *pretrained(trained), *options, f"output_dir={tmp_path / 'none'}"]
+    assert main(["evaluate", "smoke", *given]) == 2
+    assert complaint in capfd.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("results.json", '{"schema": 1, "metr'),
+        ("results.json", "{}"),
+        ("manifest.json", "x"),
+        ("config.yaml", "a: ["),
+        ("config.yaml", None),
+        ("samples/rank_0007.jsonl", "null\n"),
+        ("samples/rank_0007.jsonl", '{"index": 0}\n'),
+        (
+            "circuit/config.json",
+            '{"circuit": "hmm", "num_states": 32, "vocab_size": 141, "block_length": 32, '
+            '"homogeneous": true, "tuned": {"any_order_eos_last": {"gamma": "x", "tau": 0.0}}}',
+        ),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(
+    file: str, content: str | None, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    assert main(["evaluate", "smoke", *SMALL, f"output_dir={folder}"]) == 0  # so that only the damage is new
+    path = folder / file
+    if file.startswith("samples"):
+        path.parent.mkdir()
+        settings = tmp_path / "settings"
+        _keep_settings(folder, settings)
+        shutil.copy(settings, path.parent / "settings.json")
+    capfd.readouterr()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    assert main(["evaluate", "smoke", *SMALL, "decoding.tuned=false", f"output_dir={folder}"]) == 2
+    error = capfd.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert Path(file).name in error
+
+
+def _keep_settings(folder: Path, to: Path) -> None:
+    """The settings file of a measurement of this folder, taken while it runs."""
+    import codd_lightning.cli.measure as measuring
+
+    write = measuring.write_samples
+
+    def keep(path: Path, records: Any) -> None:
+        shutil.copy(folder / "samples" / "settings.json", to)
+        write(path, records)
+
+    measuring.write_samples = keep
+    shutil.rmtree(folder / "samples")
+    try:
+        assert main(["evaluate", "smoke", *SMALL, f"output_dir={folder}"]) == 0
+    finally:
+        measuring.write_samples = write
+    (folder / "samples").mkdir()
