@@ -67,6 +67,9 @@ class Predictor:
         canvas = self._canvas
         end = None if self._backbone.block_length is None else int(columns[-1]) + 1  # later blocks are not seen
         tokens, attention_mask = canvas.tokens[rows, :end], canvas.attention_mask[rows, :end]
+        if unprompted:
+            tokens = tokens.clone()
+            tokens[:, : canvas.prompt_length] = self._backbone.mask_token_id
         ask = partial(
             self._backbone.predict,
             tokens,
@@ -74,9 +77,6 @@ class Predictor:
             attention_mask=attention_mask,
             response_start=canvas.prompt_length,
         )
-        if unprompted:
-            tokens = tokens.clone()
-            tokens[:, : canvas.prompt_length] = self._backbone.mask_token_id
         if self._config.cache == "none":
             return ask().logits.float()
         keep = self._cached_columns(columns, tokens.shape[1])
