@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -14,7 +15,7 @@ from codd_lightning.backbones import save_backbone
 from codd_lightning.circuits import save_circuit
 from codd_lightning.cli.build import Experiment, build, make_trainer, with_weights
 from codd_lightning.cli.checkpoints import RunCheckpoint, read_checkpoint, restore
-from codd_lightning.cli.compose import without_effect
+from codd_lightning.cli.compose import settings_of, without_effect
 from codd_lightning.cli.console import ProgressBar, log_to, quiet_libraries
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import Manifest, fingerprint
@@ -23,14 +24,19 @@ from codd_lightning.cli.model_card import circuit_card
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.run_folder import RunFolder, write_text
 from codd_lightning.errors import UserError
-from codd_lightning.evaluation import Row, row, write_results
+from codd_lightning.evaluation import Row, TakesResults, row, write_results
 from codd_lightning.tasks import SPLITS
 
 log = logging.getLogger("codd_lightning")
 
 
-def run(config: DictConfig) -> Path:
-    """One run from start to results.json; returns its folder."""
+def run(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
+    """One run from start to results.json; returns its folder.
+
+    Args:
+        config: all of it.
+        overrides: those of the command line that it was composed with.
+    """
     quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
     experiment = build(config)  # what does not fit fails here, unwritten
@@ -45,7 +51,7 @@ def run(config: DictConfig) -> Path:
     weights = fingerprint(experiment.backbone) if cache is None else cache.folder.backbone
     manifest.update(fingerprints={"backbone": weights})
     try:
-        _run(config, experiment, folder, manifest)
+        _run(config, overrides, experiment, folder, manifest)
     except (KeyboardInterrupt, SystemExit):  # the latter is Lightning's answer to Ctrl-C
         saved = (folder.checkpoints / "last.ckpt").exists()
         mend = f"add output_dir={folder.path} to continue from the last whole epoch"
@@ -58,7 +64,9 @@ def run(config: DictConfig) -> Path:
     return folder.path
 
 
-def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest: Manifest) -> None:
+def _run(
+    config: DictConfig, overrides: Sequence[str], experiment: Experiment, folder: RunFolder, manifest: Manifest
+) -> None:
     parameters = count_parameters(experiment)
     log.info(
         "%s → %s  (backbone %s parameters, circuit %s)",
@@ -105,6 +113,10 @@ def _run(config: DictConfig, experiment: Experiment, folder: RunFolder, manifest
         parameters=parameters,
         metrics=rows,
     )
+    settings = {"experiment": config.experiment_name, **settings_of(config, overrides)}
+    for callback in experiment.callbacks:
+        if isinstance(callback, TakesResults):
+            callback.on_results(trainer, rows, settings)
     manifest.update()
     folder.finish()
     _say_goodbye(config, experiment, folder, rows)

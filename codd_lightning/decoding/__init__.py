@@ -6,16 +6,20 @@ from codd_lightning.decoding.denoising import TraceStep
 from codd_lightning.decoding.generation import Generation, choose_proposal, generate, infill, require_fit
 from codd_lightning.decoding.proposals import PROPOSALS
 from codd_lightning.decoding.remasking import REMASKING
+from codd_lightning.decoding.trace import Cell, State, steps_of
 
 __all__ = [
     "COMMIT",
     "PROPOSALS",
     "REMASKING",
+    "Cell",
     "DecodingConfig",
     "Generation",
+    "State",
     "TraceStep",
     "choose_proposal",
     "generate",
     "infill",
     "require_fit",
+    "steps_of",
 ]
