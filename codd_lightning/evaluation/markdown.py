@@ -64,10 +64,11 @@ def differing(texts: Sequence[Sequence[str]]) -> list[list[bool]]:
 
 
 def marked(pieces: Sequence[str], marks: Sequence[bool]) -> str:
-    """Tokens as escaped text, runs of marked ones in bold."""
+    """Tokens as escaped text, runs of marked ones in bold; with spaces between them where no token has one itself."""
+    between = "" if any(" " in piece for piece in pieces) else " "
     runs = groupby(zip(pieces, marks, strict=True), key=lambda pair: pair[1])
-    texts = ((differs, escape("".join(piece for piece, _ in run))) for differs, run in runs)
-    return "".join(f"<strong>{text}</strong>" if differs else text for differs, text in texts)
+    texts = ((differs, escape(between.join(piece for piece, _ in run))) for differs, run in runs)
+    return between.join(f"<strong>{text}</strong>" if differs else text for differs, text in texts)
 
 
 def trace_table(steps: Sequence[Sequence[Cell]], title: str) -> str:

@@ -76,15 +76,26 @@ class Browser:
             self.faults.append(f"dialog: {params['message']}")
         return event
 
-    def open(self, path: Path, fragment: str = "") -> None:
-        """Loads a file and waits until it is there."""
-        self.call("Page.navigate", url=path.as_uri() + fragment)
+    def open(self, place: Path | str, fragment: str = "") -> None:
+        """Loads a file, or an address, and waits until it is there."""
+        self.call("Page.navigate", url=(place.as_uri() if isinstance(place, Path) else place) + fragment)
         while self._read().get("method") != "Page.loadEventFired":
             pass
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression in the page."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def wait(self, condition: str, seconds: float = 5.0) -> None:
+        """Until a condition holds in the page."""
+        self.call(
+            "Runtime.evaluate",
+            expression="new Promise(done => { const look = () => "
+            f"{condition} ? done() : setTimeout(look, 20); look(); }})",
+            awaitPromise=True,
+            timeout=1000 * seconds,
+        )
+        assert self.evaluate(condition), condition
 
     def click(self, selector: str) -> None:
         """A real click of the mouse at the middle of the first element that fits."""

@@ -43,34 +43,23 @@ def view(page: Browser, what: str = "textContent") -> str:
     return str(page.evaluate(f"document.getElementById('view').{what}"))
 
 
-def wait(page: Browser, condition: str) -> None:
-    """Until the page has done what an event asked for."""
-    page.call(
-        "Runtime.evaluate",
-        expression=f"new Promise(done => {{ const look = () => {condition} ? done() : setTimeout(look, 5); look(); }})",
-        awaitPromise=True,
-        timeout=5000,
-    )
-    assert page.evaluate(condition)
-
-
 def test_a_click_sorts_by_size_and_a_second_one_turns_it_round(page: Browser) -> None:
     last = page.evaluate("document.querySelectorAll('section').length - 3")  # every number
     column = f"[...document.querySelectorAll('#table{last} tbody td:nth-child(4)')].map(c => +c.dataset.number)"
     header = f"#table{last} th:nth-child(4)"
     page.click(f"{header} button")
-    wait(page, f"document.querySelector('{header}').getAttribute('aria-sort') === 'ascending'")
+    page.wait(f"document.querySelector('{header}').getAttribute('aria-sort') === 'ascending'")
     values = page.evaluate(column)
     assert len(values) == 4
     assert values == sorted(values)
     page.click(f"{header} button")
-    wait(page, f"document.querySelector('{header}').getAttribute('aria-sort') === 'descending'")
+    page.wait(f"document.querySelector('{header}').getAttribute('aria-sort') === 'descending'")
     assert page.evaluate(column) == sorted(values, reverse=True)
 
 
 def test_a_cell_leads_to_its_samples_and_back_is_possible(page: Browser) -> None:
     page.click("a[href='#samples/3']")  # of "plain", the coupled decoder
-    wait(page, "document.querySelectorAll('#view article').length === 50")
+    page.wait("document.querySelectorAll('#view article').length === 50")
     text = view(page)
     assert "plain · any_order · 4 steps per block" in text
     assert "The first 50 of 60 samples." in text
@@ -80,22 +69,22 @@ def test_a_cell_leads_to_its_samples_and_back_is_possible(page: Browser) -> None
 
 def test_two_decoders_are_compared_token_by_token(page: Browser) -> None:
     page.evaluate("location.hash = '#samples/2'")
-    wait(page, "document.getElementById('first').value === '2'")
+    page.wait("document.getElementById('first').value === '2'")
     page.press("#second", "ArrowDown")
     page.press("#second", "ArrowDown")
-    wait(page, "location.hash === '#compare/2/3'")
-    wait(page, "document.querySelectorAll('#view article').length === 50")
+    page.wait("location.hash === '#compare/2/3'")
+    page.wait("document.querySelectorAll('#view article').length === 50")
     assert "both 0, only the first 0, only the second 20, neither 30" in view(page)
     marks = "[...document.querySelectorAll('#view article:first-of-type mark')].map(m => m.textContent)"
     assert page.evaluate(marks) == ["two", "three"]  # "one two two" against "one two three"
     page.press("#only", "ArrowDown")
-    wait(page, "document.querySelectorAll('#view article').length === 20")
+    page.wait("document.querySelectorAll('#view article').length === 20")
 
 
 @pytest.mark.parametrize("address", ["#compare/0/1", "#samples/0", "#compare/0/3"])
 def test_what_a_model_said_is_shown_as_text_and_nothing_more(page: Browser, address: str) -> None:
     page.evaluate(f"location.hash = '{address}'")
-    wait(page, "document.querySelector('#view h2') !== null")
+    page.wait("document.querySelector('#view h2') !== null")
     assert page.evaluate("document.querySelectorAll('img, #view script').length") == 0
     if address != "#compare/0/3":  # the problems of different runs are matched by their texts: none is shared
         assert HOSTILE in view(page)
@@ -141,7 +130,7 @@ def test_nothing_sticks_out_of_a_narrow_window(report: Path, tmp_path: Path) -> 
     narrow = Browser(tmp_path / "profile", width=360, dark=True)
     try:
         narrow.open(report, "#compare/2/3")
-        wait(narrow, "document.querySelector('#view article') !== null")
+        narrow.wait("document.querySelector('#view article') !== null")
         assert narrow.evaluate("document.documentElement.scrollWidth <= innerWidth")
         background = narrow.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == "rgb(20, 23, 27)"

@@ -36,7 +36,7 @@ class FewStepReasoning(AsksBackbone):
     steps_per_block: list[int] = field(default_factory=lambda: [1, 4])
     decoders: list[Decoder] = field(default_factory=list)
     samples: int = ranged(4, minimum=0)
-    most_share: float = ranged(0.25, above=0.0, maximum=1.0)
+    most_share: float = ranged(0.3, above=0.0, maximum=1.0)
 
 
 @dataclass
@@ -53,6 +53,7 @@ class GapCurve(AsksBackbone):
     _target_: str = "codd_lightning.callbacks.gap_curve.GapCurve"
     examples: int = ranged(32, minimum=1)
     canvas: str = "uniform"
+    most_share: float = ranged(0.1, above=0.0, maximum=1.0)  # the sequential part comes in one epoch
 
 
 @dataclass
