@@ -67,6 +67,13 @@ def ask(server: str, path: str, **query: str) -> Any:
         return json.load(answer)
 
 
+def post(server: str, path: str, question: dict[str, Any]) -> Any:
+    request = urllib.request.Request(f"{server}data/{path}", json.dumps(question).encode(), method="POST")
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)
+
+
 def text(events: EventAccumulator, tag: str) -> str:
     return str(events.Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val[0].decode())
 
@@ -151,12 +158,12 @@ def test_the_server_gives_the_tags_and_the_charts_back(server: str, events: Even
 
 
 def test_the_server_compares_the_cells_of_a_grid_by_what_they_changed(server: str, grid: Path) -> None:
-    request = urllib.request.Request(f"{server}data/plugin/hparams/experiment", b"{}", method="POST")
-    request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        experiment = json.load(answer)
+    experiment = post(server, "plugin/hparams/experiment", {})
     infos = {info["name"]: info for info in experiment["hparamInfos"]}
-    assert infos["circuit.num_states"]["domainInterval"] == {"minValue": 4.0, "maxValue": 8.0}
+    assert infos["circuit.num_states"]["type"] == "DATA_TYPE_FLOAT64"
+    wanted_statuses = {"startIndex": 0, "sliceSize": 9, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"]}
+    groups = post(server, "plugin/hparams/session_groups", {**wanted_statuses, "colParams": []})["sessionGroups"]
+    assert sorted(group["hparams"]["circuit.num_states"] for group in groups) == [4.0, 8.0]
     assert not {"output_dir", "experiment_name", "trainer.progress_bar"} & set(infos)
     metrics = {info["name"]["tag"] for info in experiment["metricInfos"]}
     results = json.loads((grid / CELLS[0] / "results.json").read_text())["metrics"]

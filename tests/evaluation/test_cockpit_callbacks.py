@@ -5,13 +5,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.profilers import SimpleProfiler
 
-from codd_lightning.callbacks import at_epoch_end, throughput
+from codd_lightning.callbacks import at_epoch_end, gap_curve, throughput
 from codd_lightning.callbacks.at_epoch_end import AtEpochEnd
 from codd_lightning.callbacks.circuit_health import CircuitHealth
 from codd_lightning.callbacks.throughput import CallbackClock
-from codd_lightning.evaluation import Spent, throughput_rows
+from codd_lightning.evaluation import Spent, row, throughput_rows
 
 
 class Clock:
@@ -124,3 +125,59 @@ def test_without_a_circuit_there_is_one_note_and_no_number(
         health.show(nothing, nothing)
         health.show(nothing, nothing)
     assert caplog.messages == ["callbacks.circuit_health shows nothing here: no circuit"]
+
+
+@pytest.mark.parametrize(("frozen", "asked"), [(True, [True, False, False]), (False, [True, True, True])])
+def test_the_sequential_likelihood_of_a_frozen_backbone_is_measured_once_and_drawn_every_time(
+    monkeypatch: pytest.MonkeyPatch, frozen: bool, asked: list[bool]
+) -> None:
+    found: list[bool] = []
+    drawn: list[list[str]] = []
+
+    def measured(*_: Any, sequential: bool, **__: Any) -> list[dict[str, Any]]:
+        found.append(sequential)
+        names = ["nll_factorized", *(["nll_sequential", "misspecification_gap"] if sequential else [])]
+        return [row(name, 1.0, 1.0, 1.0, 1, "nats/token", "validation", mask_ratio=[0.0, 0.25]) for name in names]
+
+    def draw(rows: list[dict[str, Any]]) -> None:
+        drawn.append([row["name"] for row in rows])
+
+    scalars: list[str] = []
+    board = SimpleNamespace(add_scalar=lambda tag, value, step: scalars.append(tag))
+    monkeypatch.setattr(gap_curve, "evaluate_likelihood", measured)
+    monkeypatch.setattr(gap_curve, "misspecification_gap", draw)
+    monkeypatch.setattr(gap_curve, "board_of", lambda trainer: board)
+    data: Any = SimpleNamespace(block_length=4)
+    backbone = torch.nn.Linear(1, 1).requires_grad_(not frozen)
+    module: Any = SimpleNamespace(backbone=backbone)
+    trainer: Any = SimpleNamespace(global_step=0)
+    curve = gap_curve.GapCurve(data, examples=1, canvas="uniform", every_n_epochs=1, most_share=1.0, seed=0)
+    for _ in range(3):
+        curve.show(trainer, module)
+    assert found == asked
+    assert drawn == [["nll_factorized", "nll_sequential", "misspecification_gap"]] * 3
+    assert scalars == ["misspecification_gap/0.00-0.25"] * 3
+
+
+def test_passes_of_the_backbone_count_within_steps_only_and_it_is_left_as_it_was(clock: Clock) -> None:
+    class Backbone:
+        def predict(self) -> str:
+            clock.now += 2.0
+            return "said"
+
+    backbone = Backbone()
+    module: Any = SimpleNamespace(backbone=backbone, circuit=None)
+    profiler = SimpleProfiler()
+    trainer: Any = SimpleNamespace(profiler=profiler, world_size=1, is_global_zero=False)
+    watching = throughput.Throughput()
+    watching.setup(trainer, module, "fit")
+    watching.on_train_start(trainer, module)
+    watching.on_validation_batch_start()
+    assert backbone.predict() == "said"
+    clock.now += 3.0
+    watching.on_validation_batch_end()
+    backbone.predict()  # by a callback
+    assert watching._spent == Spent(steps=5.0, backbone=2.0)
+    watching.teardown(trainer, module, "fit")
+    assert trainer.profiler is profiler
+    assert "predict" not in vars(backbone)
