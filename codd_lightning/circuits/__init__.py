@@ -16,6 +16,7 @@ from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.factorized import Factorized
 from codd_lightning.circuits.files import load_circuit, save_circuit
+from codd_lightning.circuits.health import Health, circuit_health
 from codd_lightning.circuits.hmm import HMM
 from codd_lightning.circuits.jpc import load_jpc, save_jpc
 from codd_lightning.circuits.latent import LatentCircuit
@@ -36,6 +37,7 @@ __all__ = [
     "Evidence",
     "EvidenceError",
     "Factorized",
+    "Health",
     "LatentCircuit",
     "Mixture",
     "Mode",
@@ -43,6 +45,7 @@ __all__ = [
     "Tree",
     "beam_search",
     "best_completion",
+    "circuit_health",
     "describe",
     "draw",
     "from_description",

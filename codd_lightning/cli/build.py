@@ -72,7 +72,7 @@ def build(config: DictConfig) -> Experiment:
     module = make(config.objective, L.LightningModule, "objective", **parts)
     decoders = [decoding_config(config, decoder, circuit) for decoder in config.evaluation.decoders]
     initialization = make(config.initialization, Initialization, "initialization")
-    callbacks = _callbacks(config, circuit)
+    callbacks = _callbacks(config, circuit, data)
     return Experiment(task, backbone, circuit, data, cache, noise, module, decoders, callbacks, initialization)
 
 
@@ -189,11 +189,12 @@ def decoding_config(config: DictConfig, decoder: DictConfig, circuit: Circuit | 
     )
 
 
-def _callbacks(config: DictConfig, circuit: Circuit | None) -> list[L.Callback]:
+def _callbacks(config: DictConfig, circuit: Circuit | None, data: TaskDataModule) -> list[L.Callback]:
     callbacks = []
     for name, callback in callbacks_of(config):
         decoders = [decoding_config(config, decoder, circuit) for decoder in callback.get("decoders", [])]
-        callbacks.append(make(callback, L.Callback, f"callbacks.{name}", decoders=decoders, seed=config.seed))
+        parts = {"decoders": decoders, "data": data, "seed": config.seed}
+        callbacks.append(make(callback, L.Callback, f"callbacks.{name}", **parts))
     return callbacks
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from codd_lightning.cli.arguments import experiment_arguments
 from codd_lightning.cli.build import Experiment, build
-from codd_lightning.cli.cache_settings import decoding_callbacks, new_cache, require_cacheable
+from codd_lightning.cli.cache_settings import asking_callbacks, new_cache, require_cacheable
 from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.console import quiet_libraries
 from codd_lightning.cli.feasible import require_feasible
@@ -131,5 +131,5 @@ def _say_goodbye(config: DictConfig, args: argparse.Namespace, folder: CacheFold
 def _training(config: DictConfig, experiment: str, overrides: Sequence[str], folder: CacheFolder) -> list[str]:
     """The command that trains from a cache."""
     kept = [override for override in overrides if not override.startswith("cache.path=")]
-    without = ["callbacks=none"] if decoding_callbacks(config) else []
+    without = ["callbacks=none"] if asking_callbacks(config) else []
     return ["codd", "train", experiment, *kept, *without, f"cache.path={folder.path}"]

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from codd_lightning.backbones import files_digest
 from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.configs.schema.callbacks import AsksBackbone
 from codd_lightning.data import CachedDataModule, CacheFolder, EncodedDataset, TaskDataModule
 from codd_lightning.data.evidence_cache import HALVES, STORED
 from codd_lightning.errors import UserError
@@ -94,10 +95,11 @@ def open_cache(config: DictConfig, data: TaskDataModule) -> CachedDataModule:
         UserError: the cache is missing, damaged or of other settings, or something here asks the backbone in training.
     """
     require_cacheable(config)
-    for name in decoding_callbacks(config):
+    for name in asking_callbacks(config):
         raise UserError(
-            f"callbacks.{name} decodes with the backbone, which stays out of memory in training from a cache: "
-            "add callbacks=none (the final measurement decodes all the same), or leave cache.path out"
+            f"callbacks.{name} asks the backbone, which stays out of memory in training from a cache: "
+            f"add callbacks.{name}.enabled=false, or callbacks=none (the final measurement is the same without), or "
+            "leave cache.path out"
         )
     folder = CacheFolder.open(Path(config.cache.path))
     folder.require_same(folder.settings, cache_settings(config, data))
@@ -106,9 +108,13 @@ def open_cache(config: DictConfig, data: TaskDataModule) -> CachedDataModule:
     return CachedDataModule(folder, config.data.batch_size, config.cache.epochs, config.data.num_workers)
 
 
-def decoding_callbacks(config: DictConfig) -> list[str]:
-    """Callbacks that ask the backbone during training."""
-    return [name for name, callback in callbacks_of(config) if "decoders" in callback]
+def asking_callbacks(config: DictConfig) -> list[str]:
+    """Callbacks that ask the backbone during training: their schema says so."""
+    return [
+        name
+        for name, callback in callbacks_of(config)
+        if issubclass(OmegaConf.get_type(callback) or dict, AsksBackbone)
+    ]
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -21,6 +21,8 @@ from codd_lightning.errors import UserError
 
 CONFIG_MODULE = "codd_lightning.configs"
 CONFIG_NAME = "main"
+# Overrides that choose an experiment, a place, or how a run is shown.
+NOT_OF_THE_COMPUTATION = ("experiment", "experiment_name", "output_dir", "overwrite", "trainer.progress_bar")
 # Objects that no run can do without.
 PARTS = ("backbone", "circuit", "data.task", "objective", "optimizer", "trainer.strategy")
 EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiment"
@@ -119,7 +121,7 @@ def require_known_keys(config: DictConfig) -> None:
 def callbacks_of(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     """The callbacks that are switched on; `callbacks=none` leaves an experiment's settings of others without one."""
     for name, callback in config.callbacks.items():
-        if "_target_" in callback:
+        if "_target_" in callback and callback.get("enabled", True):
             yield str(name), callback
 
 
@@ -132,6 +134,18 @@ def without_effect(config: DictConfig) -> list[str]:
         for option in dataclasses.fields(schema)
         if option.metadata.get("unused") and node[option.name] is not None
     ]
+
+
+def settings_of(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides set of a computation, by dotted key: a number, a truth value, or the text of anything else."""
+    set_: dict[str, Any] = {}
+    for override in overrides:
+        key, _, text = override.lstrip("+~").partition("=")
+        if key.startswith("hydra") or key in NOT_OF_THE_COMPUTATION:
+            continue
+        value = OmegaConf.select(config, key)
+        set_[key] = value if isinstance(value, bool | int | float | str) else text
+    return set_
 
 
 def keys_of(config: DictConfig) -> list[str]:

@@ -115,7 +115,7 @@ def _cell(config: DictConfig) -> tuple[str, int]:
         return config.output_dir, 0
     try:
         check(config)
-        start(config)
+        start(config, HydraConfig.get().overrides.task)
     except Exception as error:
         return config.output_dir, report_error(error)
     return config.output_dir, 0

@@ -10,8 +10,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class RankError(Exception):
         self.failure = failure
 
 
-def start(config: DictConfig) -> Path:
+def start(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     """One run, on as many ranks as it asks for; returns its folder.
 
     Raises:
@@ -47,12 +48,12 @@ def start(config: DictConfig) -> Path:
     if world_size(config) == 1 or launched_outside():
         from codd_lightning.cli.run import run
 
-        return run(config)
+        return run(config, overrides=overrides)
     folder = RunFolder(config)
     config = config.copy()
     config.output_dir = str(folder.path)  # the ranks must not each look at the clock
     try:
-        run_on_ranks(_train, config, world_size(config))
+        run_on_ranks(partial(_train, overrides=list(overrides)), config, world_size(config))
     except KeyboardInterrupt:
         raise folder.interrupted() from None
     return folder.path
@@ -79,10 +80,10 @@ def run_on_ranks(work: Work, config: DictConfig, count: int) -> None:
         ranks.kill()
 
 
-def _train(config: DictConfig, rank: int) -> None:
+def _train(config: DictConfig, rank: int, overrides: Sequence[str]) -> None:
     from codd_lightning.cli.run import run
 
-    run(config, local_rank=rank)
+    run(config, rank, overrides)
 
 
 class Ranks:

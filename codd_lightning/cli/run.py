@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -11,7 +12,7 @@ from omegaconf import DictConfig
 from codd_lightning.backbones import save_backbone
 from codd_lightning.circuits import save_circuit
 from codd_lightning.cli.build import Experiment, build, with_weights
-from codd_lightning.cli.compose import without_effect
+from codd_lightning.cli.compose import settings_of, without_effect
 from codd_lightning.cli.console import log_to, quiet_libraries
 from codd_lightning.cli.failure import disk_is_full
 from codd_lightning.cli.feasible import require_feasible
@@ -28,12 +29,13 @@ from codd_lightning.tasks import SPLITS
 log = logging.getLogger("codd_lightning")
 
 
-def run(config: DictConfig, local_rank: int | None = None) -> Path:
+def run(config: DictConfig, local_rank: int | None = None, overrides: Sequence[str] = ()) -> Path:
     """One run from start to results.json, or one rank's part of it; returns its folder.
 
     Args:
         config: of the run.
         local_rank: of this process, where `cli.ranks` started it.
+        overrides: those of the command line that it was composed with.
     """
     quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
@@ -64,7 +66,7 @@ def run(config: DictConfig, local_rank: int | None = None) -> Path:
         training.fit(folder, manifest)
         training.leave()
         if manifest is not None:
-            _finish(config, training, folder, manifest, parameters)
+            _finish(config, overrides, training, folder, manifest, parameters)
     except (KeyboardInterrupt, SystemExit):  # the latter is Lightning's answer to Ctrl-C
         raise folder.interrupted() from None
     except Exception as error:
@@ -81,7 +83,12 @@ def run(config: DictConfig, local_rank: int | None = None) -> Path:
 
 
 def _finish(
-    config: DictConfig, training: Training, folder: RunFolder, manifest: Manifest, parameters: dict[str, int]
+    config: DictConfig,
+    overrides: Sequence[str],
+    training: Training,
+    folder: RunFolder,
+    manifest: Manifest,
+    parameters: dict[str, int],
 ) -> None:
     """Measures what was trained, and writes it down."""
     experiment = with_weights(config, training.trained(folder))
@@ -95,6 +102,7 @@ def _finish(
         parameters=parameters,
         metrics=rows,
     )
+    training.tell(rows, {"experiment": config.experiment_name, **settings_of(config, overrides)})
     manifest.update()
     folder.finish()
     _say_goodbye(config, experiment, folder, rows)

@@ -24,7 +24,7 @@ def train_command(args: argparse.Namespace) -> int:
         return 0
     if args.multirun:
         return run_grid(args.experiment, args.overrides)
-    start(config)
+    start(config, args.overrides)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -15,6 +16,7 @@ from codd_lightning.cli.checkpoints import RunCheckpoints
 from codd_lightning.cli.console import ProgressBar
 from codd_lightning.cli.manifest import Manifest
 from codd_lightning.cli.run_folder import RunFolder
+from codd_lightning.evaluation import Row, TakesResults
 from codd_lightning.strategies import DDP
 
 log = logging.getLogger("codd_lightning")
@@ -102,6 +104,12 @@ class Training:
         if (device := self._trainer.strategy.root_device).type != "cpu":
             experiment.module.to(device)  # fit leaves it on the CPU
         return experiment
+
+    def tell(self, rows: list[Row], settings: dict[str, Any]) -> None:
+        """Hands the final figures to the callbacks that take them."""
+        for callback in self._experiment.callbacks:
+            if isinstance(callback, TakesResults):
+                callback.on_results(self._trainer, rows, settings)
 
     @property
     def seconds(self) -> float:

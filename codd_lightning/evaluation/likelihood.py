@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codd_lightning.backbones import AnyBackbone, as_backbone
+from codd_lightning.backbones import AnyBackbone, as_backbone, device_of
 from codd_lightning.circuits import Circuit
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.diffusion import Noised
@@ -56,7 +56,8 @@ def evaluate_likelihood(
     backbone = as_backbone(backbone)
     parts: list[Tensor] = []
     for start in range(0, examples, batch_size):
-        batch = data.collate([dataset[i] for i in range(start, min(start + batch_size, examples))])
+        rows = [dataset[i] for i in range(start, min(start + batch_size, examples))]
+        batch = data.collate(rows).to(device_of(backbone))
         noised = noise(batch, backbone.mask_token_id, 0, f"{split} likelihood")
         blocks = scored_blocks(backbone, batch, noised, noise.block_length, evidence_top_k)
         counted = blocks.counted

@@ -2,12 +2,26 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 SCHEMA = 1
 Row = dict[str, Any]
+
+
+@runtime_checkable
+class TakesResults(Protocol):
+    """A callback that is given what a run measured in the end."""
+
+    def on_results(self, trainer: Any, rows: Sequence[Row], settings: Mapping[str, Any]) -> None:
+        """Called once on every process, after the run's last number is measured.
+
+        Args:
+            trainer: of the run.
+            rows: those of results.json.
+            settings: what the command line (or the cell of a grid) set, by its dotted key.
+        """
 
 
 def row(name: str, value: float, low: float, high: float, n: int, unit: str, split: str, **labels: Any) -> Row:
@@ -18,6 +32,8 @@ def row(name: str, value: float, low: float, high: float, n: int, unit: str, spl
 def tag(measured: Row) -> str:
     """The TensorBoard tag of a row, by the labels that it has: `strict_accuracy/any_order/steps_4`."""
     parts = [measured["name"]]
+    if measured.get("template") is not None:
+        parts.append(str(measured["template"]))
     if "decoder" in measured:
         parts.append(decoder_label(measured))
     if "steps_per_block" in measured:

@@ -187,7 +187,7 @@ def test_a_cache_that_does_not_fit_is_refused_by_the_name_of_what_differs(
 
 def test_callbacks_that_decode_are_refused(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "smoke", *SMALL, f"cache.path={cache}", f"output_dir={tmp_path / 'run'}"]) == 2
-    assert "callbacks.few_step_reasoning decodes with the backbone" in capsys.readouterr().err
+    assert "callbacks.few_step_reasoning asks the backbone" in capsys.readouterr().err
 
 
 def test_a_circuit_of_another_vocabulary_is_refused(

@@ -325,7 +325,8 @@ def test_a_grid_goes_on_after_a_failed_cell_and_skips_finished_ones(
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 def test_an_experiment_may_name_its_grid_and_compare_at_equal_size(tmp_path: Path) -> None:
-    small = [*SMALL, "trainer.max_epochs=1", "evaluation.examples=0", "circuit.max_parameters=20000"]
+    small = [*SMALL, "callbacks=few_step_reasoning", "trainer.max_epochs=1", "evaluation.examples=0"]
+    small.append("circuit.max_parameters=20000")
     assert main(["train", "structures", "-m", *small, f"output_dir={tmp_path}"]) == 0
     cells = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/results.json")}
     assert set(cells) == {"circuit=hmm", "circuit=mixture", "circuit=tree", "circuit=factorized"}

@@ -71,7 +71,9 @@ def scalars(
         answers[tuple(held_out[4].prompt)][1] = EOS
         backbone = known_answers(answers, len(words), words.mask_token_id, [EOS], words)
         config = DecodingConfig(proposal="factorized", steps=LENGTH, max_new_tokens=LENGTH, block_length=LENGTH)
-        callback = FewStepReasoning([config], [1, 2], examples=5, samples=2, every_n_epochs=every_n_epochs, seed=0)
+        callback = FewStepReasoning(
+            [config], [1, 2], examples=5, samples=2, every_n_epochs=every_n_epochs, most_share=1.0, seed=0
+        )
         logger = TensorBoardLogger(tmp_path, name="", version="")
         L.Trainer(
             accelerator="cpu",

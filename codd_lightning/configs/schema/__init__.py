@@ -16,6 +16,15 @@ from codd_lightning.configs.schema.backbones import (
     ScratchBackbone,
 )
 from codd_lightning.configs.schema.cache import Cache
+from codd_lightning.configs.schema.callbacks import (
+    Charts,
+    CircuitHealth,
+    DenoisingTraces,
+    FewStepReasoning,
+    GapCurve,
+    HParams,
+    Throughput,
+)
 from codd_lightning.configs.schema.circuits import (
     FactorizedCircuit,
     HMMCircuit,
@@ -36,7 +45,6 @@ from codd_lightning.configs.schema.data import (
 from codd_lightning.configs.schema.evaluation import (
     Decoding,
     Evaluation,
-    FewStepReasoning,
     Tuning,
 )
 from codd_lightning.configs.schema.fields import ranged
@@ -112,5 +120,11 @@ def register() -> None:
         ("strategy", "fsdp2_schema", FSDP2),
         ("strategy", "deepspeed_schema", DeepSpeedZero),
         ("callbacks", "few_step_reasoning_schema", FewStepReasoning),
+        ("callbacks", "charts_schema", Charts),
+        ("callbacks", "gap_curve_schema", GapCurve),
+        ("callbacks", "denoising_traces_schema", DenoisingTraces),
+        ("callbacks", "circuit_health_schema", CircuitHealth),
+        ("callbacks", "throughput_schema", Throughput),
+        ("callbacks", "hparams_schema", HParams),
     ):
         store.store(group=group, name=name, node=node)

@@ -1,4 +1,4 @@
-"""Decoders, what is measured, and the callbacks."""
+"""Decoders, and what is measured."""
 
 from dataclasses import dataclass, field
 
@@ -64,15 +64,3 @@ class Tuning:
     taus: list[float] = field(default_factory=lambda: [0.0, 0.3, 0.6, 1.0])
     steps_per_block: list[int] = field(default_factory=lambda: [4])
     examples: int = ranged(256, minimum=1)
-
-
-@dataclass
-class FewStepReasoning:
-    """Few-step decoding of held-out problems at the end of every epoch."""
-
-    _target_: str = "codd_lightning.callbacks.few_step_reasoning.FewStepReasoning"
-    steps_per_block: list[int] = field(default_factory=lambda: [1, 4])
-    decoders: list[Decoder] = field(default_factory=list)
-    examples: int = ranged(64, minimum=1)
-    every_n_epochs: int = ranged(1, minimum=1)
-    samples: int = ranged(4, minimum=0)

@@ -4,7 +4,7 @@ from codd_lightning.evaluation.figures.accuracy import COSTS, accuracy_by, laten
 from codd_lightning.evaluation.figures.barrier import QUANTITIES, Learnt, barrier_by_states
 from codd_lightning.evaluation.figures.grids import gamma_tau, heat_map
 from codd_lightning.evaluation.figures.likelihood import gain_by_mask_ratio, misspecification_gap
-from codd_lightning.evaluation.figures.style import svg, write_figure
+from codd_lightning.evaluation.figures.style import pixels, svg, write_figure
 
 __all__ = [
     "COSTS",
@@ -17,6 +17,7 @@ __all__ = [
     "heat_map",
     "latency",
     "misspecification_gap",
+    "pixels",
     "svg",
     "write_figure",
 ]

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from codd_lightning.evaluation.rows import Row
@@ -19,6 +21,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINES = ("-", "--", "-.", ":")
 SEQUENTIAL = "cividis"  # reads the same in grey
 WIDTH = 5.2  # inches
+SCREEN_DPI = 140
 
 SETTINGS: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
@@ -105,6 +108,16 @@ def svg(figure: Figure) -> str:
     text = StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
+
+
+@styled
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as `(H, W, 3)` bytes of red, green and blue."""
+    figure.set_dpi(SCREEN_DPI)
+    _settle(figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 @styled
