@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from codd_lightning.data.cache_files import crc32, is_entry, read_json, require_whole_settings, write_json
 from codd_lightning.data.evidence_cache import RowFormat
 from codd_lightning.errors import UserError
 
 SETTINGS, INDEX = "settings.json", "index.json"
 VERSION = 1
-AGAIN = "delete it and run the codd cache command again"
+AGAIN = "run the codd cache command again, which writes it anew"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class CacheFolder:
     """An evidence cache on disk.
 
     `settings.json` says what it was made with; every shard is an Arrow stream of its own, written beside its place and
-    moved there when whole; `index.json`, written last, gives their sizes: a folder without it is unfinished.
+    moved there when whole; `index.json`, written last, gives their sizes and CRC-32: a folder without it is unfinished.
 
     Attributes:
         path: the folder.
@@ -81,15 +82,17 @@ class CacheFolder:
         """What is in a folder.
 
         Raises:
-            UserError: no cache is there, or one of another version.
+            UserError: no cache is there, one of another version, or its settings are damaged.
         """
-        values = _read_json(path / SETTINGS, f"cache.path={path} holds no evidence cache: write one with codd cache")
+        values = read_json(path / SETTINGS, f"cache.path={path} holds no evidence cache: write one with codd cache")
         try:
             if values.pop("version") != VERSION:
                 raise UserError(f"cache.path={path} was written by another version: write it again with codd cache")
-            return cls(path, **values)
+            folder = cls(path, **values)
         except (KeyError, TypeError):
             raise UserError(f"{path / SETTINGS} is not that of an evidence cache: give another cache.path") from None
+        require_whole_settings(path / SETTINGS, values)
+        return folder
 
     @property
     def shards(self) -> list[Shard]:
@@ -98,11 +101,17 @@ class CacheFolder:
         return plan(self.examples, self.epochs, of_a_shard)
 
     def holds(self, shard: Shard) -> bool:
-        """Whether a shard is there, which is whole if it is."""
-        return self._file(shard).exists()
+        """Whether a shard is there and has all of its record batches, one for each batch of examples."""
+        if not self._file(shard).is_file():
+            return False
+        try:
+            batches = self._batches(shard)
+        except UserError:  # cut short
+            return False
+        return len(batches) == -(-(shard.stop - shard.start) // self.writing["data.batch_size"])
 
     def start(self) -> None:
-        """Makes the folder, or goes on with one that was made with the same settings.
+        """Makes the folder, or goes on with one that was made with the same settings, without its damaged shards.
 
         Raises:
             UserError: it holds something else, a cache of other settings, or cannot be written.
@@ -114,12 +123,13 @@ class CacheFolder:
                 there = CacheFolder.open(self.path)
                 self.require_same(there.settings, self.settings)
                 self.require_same(there.writing, self.writing)
+                self._remove_damaged()
                 return
             if others:
                 raise UserError(f"cache.path={self.path} holds files but no evidence cache: give another folder")
             self.path.mkdir(parents=True, exist_ok=True)
             values = {name: getattr(self, name) for name in ("settings", "writing", "examples", "epochs", "backbone")}
-            _write_json(self.path / SETTINGS, {"version": VERSION, **values})
+            write_json(self.path / SETTINGS, {"version": VERSION, **values})
         except OSError as error:
             raise UserError(f"cache.path={self.path} cannot be used: {error.strerror}") from None
 
@@ -180,21 +190,25 @@ class CacheFolder:
             return False
         index = {}
         for shard in self.shards:
-            rows = sum(len(batch) for batch in self._batches(shard))
-            index[shard.name] = {"rows": rows, "bytes": self._file(shard).stat().st_size}
+            file, rows = self._file(shard), sum(len(batch) for batch in self._batches(shard))
+            index[shard.name] = {"rows": rows, "bytes": file.stat().st_size, "crc32": crc32(file)}
         try:
-            _write_json(self.path / INDEX, {"shards": index})
+            write_json(self.path / INDEX, {"shards": index})
         except OSError as error:
             raise UserError(f"{self.path / INDEX} could not be written: {error.strerror}") from None
         for left in self.path.glob(".*.partial"):  # of processes that were killed
             left.unlink(missing_ok=True)
         return True
 
-    def read(self, split: str) -> list[pa.RecordBatch]:
+    def read(self, split: str, check: bool = True) -> list[pa.RecordBatch]:
         """All rows of a split, memory-mapped, in the batches they were written in.
 
+        Args:
+            split: train or validation.
+            check: read every byte and compare the CRC-32; else sizes alone are compared.
+
         Raises:
-            UserError: there is no such split, the cache is unfinished, or a shard is missing or cut short.
+            UserError: there is no such split, the cache is unfinished, or a shard is missing, cut short or changed.
         """
         if split not in self.examples:
             raise UserError(f"cache.path={self.path} has no {split} split; it has {', '.join(self.examples)}")
@@ -203,28 +217,48 @@ class CacheFolder:
         for shard in self.shards:
             if shard.split != split:
                 continue
-            file, entry = self._file(shard), index.get(shard.name, {})
+            file, entry = self._file(shard), index[shard.name]
             if not file.is_file():
                 raise UserError(f"{file} is missing: run the codd cache command again to write it")
-            if (size := file.stat().st_size) != entry.get("bytes"):
-                raise UserError(f"{file} has {size} bytes and not {entry.get('bytes')}: {AGAIN}")
+            if (size := file.stat().st_size) != entry["bytes"]:
+                raise UserError(f"{file} has {size} bytes and not {entry['bytes']}: {AGAIN}")
+            if check and (found := crc32(file)) != entry["crc32"]:
+                raise UserError(f"{file} is damaged (its CRC-32 is {found:08x} and not {entry['crc32']:08x}): {AGAIN}")
             batches += self._batches(shard)
         return batches
 
     def index(self) -> dict[str, Any]:
-        """Rows and bytes of each shard.
+        """Rows, bytes and CRC-32 of each shard.
 
         Raises:
-            UserError: the cache is unfinished.
+            UserError: the cache is unfinished, or its index is damaged.
         """
         there, total = sum(map(self.holds, self.shards)), len(self.shards)
         unfinished = (
             f"cache.path={self.path} is unfinished ({there} of {total} shards): run the codd cache command again"
         )
-        shards = _read_json(self.path / INDEX, unfinished).get("shards")
-        if not isinstance(shards, dict):
-            raise UserError(f"{self.path / INDEX} is not an index: {AGAIN}")
+        shards = read_json(self.path / INDEX, unfinished).get("shards")
+        named = isinstance(shards, dict) and all(is_entry(shards.get(shard.name)) for shard in self.shards)
+        if not isinstance(shards, dict) or not named:
+            raise UserError(f"{self.path / INDEX} does not give rows, bytes and crc32 of every shard: {AGAIN}")
         return shards
+
+    def _remove_damaged(self) -> None:
+        """Makes a finished cache with shards that are not what its index says an unfinished one without them."""
+        try:
+            index = self.index()
+        except UserError:  # unfinished, or of an index that `finish` writes anew
+            return
+        damaged = [
+            file
+            for shard in self.shards
+            if (file := self._file(shard)).is_file()
+            and (file.stat().st_size != index[shard.name]["bytes"] or crc32(file) != index[shard.name]["crc32"])
+        ]
+        for file in damaged:
+            file.unlink(missing_ok=True)  # another process may have done it
+        if damaged:
+            (self.path / INDEX).unlink(missing_ok=True)
 
     def _file(self, shard: Shard) -> Path:
         return self.path / shard.name
@@ -239,21 +273,3 @@ class CacheFolder:
         except (pa.ArrowInvalid, OSError, UserError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{file} cannot be read ({reason}): {AGAIN}") from None
-
-
-def _read_json(path: Path, absent: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(absent) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): write the cache again with codd cache") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold a JSON object: write the cache again with codd cache")
-    return values
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    beside.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(beside, path)

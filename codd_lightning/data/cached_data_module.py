@@ -19,7 +19,7 @@ from codd_lightning.errors import UserError
 class CachedSplit(Dataset[Blocks]):
     """The stored blocks of a split, by the places of their examples: epoch · examples + position in its order.
 
-    Every process maps the files by itself, when it first reads.
+    Every process maps the files by itself, when it first reads; every byte is checked once, before training.
 
     Args:
         folder: of the cache.
@@ -30,7 +30,7 @@ class CachedSplit(Dataset[Blocks]):
         self._folder, self._split = folder, split
         self.examples, self.epochs = folder.examples[split], folder.epochs[split]
         self._batches: list[pa.RecordBatch] | None = None
-        batches = self._mapped()
+        batches = self._mapped(check=True)
         schema = batches[0].schema
         self.format = RowFormat.of_schema(schema)
         places = np.concatenate(
@@ -59,9 +59,9 @@ class CachedSplit(Dataset[Blocks]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_batches": None}
 
-    def _mapped(self) -> list[pa.RecordBatch]:
+    def _mapped(self, check: bool = False) -> list[pa.RecordBatch]:
         if self._batches is None:
-            self._batches = self._folder.read(self._split)
+            self._batches = self._folder.read(self._split, check)
         return self._batches
 
     def _slice(self, start: int, stop: int) -> pa.Table:

@@ -2,9 +2,13 @@
 
 import math
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from codd_lightning.errors import UserError
 
 MIB = 2**20
+MOST_SECONDS = 86_400.0
+LEAST_MEMORY_MIB = 32  # an interpreter does not start with less
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,26 @@ class Limits:
     output_kib: int = 64
     processes: int = 16
     descriptors: int = 64
+
+    def require_sound(self, prefix: str = "") -> None:
+        """Refuses limits that nothing can run under, or that limit nothing.
+
+        Args:
+            prefix: of the names that are refused, as the user gave them.
+
+        Raises:
+            UserError: names the first limit that is wrong, its value, and what it may be.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if field.name == "seconds":
+                sound, wanted = number and 0 < value <= MOST_SECONDS, f"a number above 0, at most {MOST_SECONDS:g}"
+            else:
+                least = LEAST_MEMORY_MIB if field.name == "memory_mib" else 1
+                sound, wanted = number and isinstance(value, int) and value >= least, f"a whole number from {least}"
+            if not sound:
+                raise UserError(f"{prefix}{field.name}={value} must be {wanted}")
 
     def bind(self, running: int) -> None:
         """Limits this process and all that it will start.

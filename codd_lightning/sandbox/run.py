@@ -72,12 +72,10 @@ def run_python(
             user, or for root `nobody`, may read), or "auto": the first that is there, but never "rlimits".
 
     Raises:
-        UserError: this system has no such sandbox; the program was not run.
+        UserError: a limit is out of range, or this system has no such sandbox; the program was not run.
     """
     limits = Limits(seconds=seconds, memory_mib=memory_mib, files_mib=files_mib, output_kib=output_kib)
-    for field in dataclasses.fields(limits):
-        if not getattr(limits, field.name) > 0:
-            raise UserError(f"{field.name}={getattr(limits, field.name)} must be above 0")
+    limits.require_sound()
     chosen = _choose(sandbox)
     request: dict[str, Any] = {
         "sandbox": chosen,

@@ -35,7 +35,8 @@ class FileTask:
         allow_overlap: do not refuse a problem that is in two splits.
 
     Raises:
-        UserError: a file or field is missing, a line is not JSON, or splits share problems; names file and line.
+        UserError: an option is wrong or does not fit another, a file or field is missing, a line is not JSON or has no
+            answer, or splits share problems; names option, or file and line.
     """
 
     def __init__(
@@ -62,7 +63,13 @@ class FileTask:
         self._reader = READERS[reader]
         self._fields = Fields(prompt_field, response_field)
         self._grader = make_grader(grader, grader_options or {})
+        if self._grader.reader not in (None, reader):
+            raise UserError(
+                f"data.task.grader={grader} does not fit data.task.reader={reader}: it needs "
+                f"data.task.reader={self._grader.reader}"
+            )
         self._part_field, self._parts = part_field, parts or {}
+        _require_parts(self._part_field, self._parts)
         self._allow_overlap = allow_overlap
         try:
             self._remove = re.compile(remove) if remove else None
@@ -99,10 +106,17 @@ class FileTask:
             splits["validation"] = splits["train"][::HELD_OUT_EVERY]
             held_out = {_problem(example) for example in splits["validation"]}  # files may hold a problem twice
             splits["train"] = [example for example in splits["train"] if _problem(example) not in held_out]
+            if not splits["train"]:
+                raise UserError(
+                    f"{self._sources['train']}: nothing is left to train on, since one row in {HELD_OUT_EVERY}, from "
+                    "the first on, is held out for validation: add rows, or give data.task.validation"
+                )
         return splits
 
     def _examples(self, split: str, source: str) -> list[Example]:
         records = read_records(source, self._repo, self._name)
+        if not records:
+            raise UserError(f"{source} holds no examples (data.task.{split})")
         if self._part_field is not None and split in self._parts:
             first, last = self._parts[split]
             records = [record for record in records if first <= record.get(self._part_field, int) <= last]
@@ -114,9 +128,12 @@ class FileTask:
 
     def _example(self, record: Record) -> Example:
         example = self._reader(record, self._fields)
-        if self._remove is None:
-            return example
-        return dataclasses.replace(example, response=self._remove.sub("", example.response).strip())
+        if self._remove is not None:
+            example = dataclasses.replace(example, response=self._remove.sub("", example.response).strip())
+        fault = self._grader.fault(example) if example.response else "the response is empty"
+        if fault:
+            raise UserError(f"{record.place}: {fault}: give the row an answer, or remove it")
+        return example
 
     def _require_disjoint(self, splits: Mapping[str, list[Example]]) -> None:
         for one, other in combinations([split for split in SPLITS if split in splits], 2):
@@ -125,10 +142,29 @@ class FileTask:
             if shared:
                 raise UserError(
                     f"{len(shared)} of {len(splits[other])} {other} problems are in the {one} split too, the first: "
-                    f'"{_problem(shared[0])[:80]}"; remove them, or accept them with data.task.allow_overlap=true'
+                    f'"{_squeezed(shared[0].prompt)[:80]}"; remove them, or accept them with '
+                    "data.task.allow_overlap=true"
                 )
 
 
 def _problem(example: Example) -> str:
-    """What makes two problems the same: the prompt, spaces apart."""
-    return " ".join(example.prompt.split())
+    """What makes two problems the same: the prompt, spaces and case apart."""
+    return _squeezed(example.prompt).casefold()
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _require_parts(part_field: str | None, parts: Mapping[str, Any]) -> None:
+    """Refuses parts that are not two numbers each, in order, of a split."""
+    if parts and part_field is None:
+        raise UserError(
+            f"data.task.parts={dict(parts)} needs data.task.part_field: give the field that decides the split"
+        )
+    for split, ends in parts.items():
+        if split not in SPLITS:
+            raise UserError(f"data.task.parts.{split} is of no split: give one of {', '.join(SPLITS)}")
+        whole = not isinstance(ends, str) and isinstance(ends, Sequence) and [type(end) for end in ends] == [int, int]
+        if not whole or ends[0] > ends[1]:
+            raise UserError(f"data.task.parts.{split}={ends} must be two whole numbers, [first, last]")

@@ -36,6 +36,8 @@ def read_program(record: Record, fields: Fields) -> Example:
         raise UserError(f'{record.place}: field "test_list" holds something that is not text')
     shown = "\n".join(tests).replace("\r\n", "\n")
     setup = record.text("test_setup_code")
+    if not shown.strip():
+        raise UserError(f'{record.place}: field "test_list" holds no test, so any program would be right: add one')
     return Example(
         f"{task.strip()}\nYour code should pass these tests:\n{shown}", code.strip(), {"tests": f"{setup}\n{shown}"}
     )
@@ -48,6 +50,9 @@ def read_choice(record: Record, fields: Fields) -> Example:
     """
     question, right = (record.text(field).strip() for field in (fields.prompt, fields.response))
     choices = [right, *(record.text(field).strip() for field in WRONG_CHOICES)]
+    for field, choice in zip(WRONG_CHOICES, choices[1:], strict=True):
+        if choice == right:
+            raise UserError(f'{record.place}: field "{field}" is the right answer, "{right[:80]}": change one of them')
     random.Random(f"choices/{question}").shuffle(choices)
     letters = [chr(ord("A") + i) for i in range(len(choices))]
     lines = [f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True)]

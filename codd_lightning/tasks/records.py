@@ -31,7 +31,7 @@ class Record:
         if not isinstance(self.values, dict) or field not in self.values:
             raise UserError(f'{self.place}: field "{field}" is missing')
         value = self.values[field]
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             wanted = {str: "text", list: "a list", int: "a whole number", dict: "a mapping"}[kind]
             raise UserError(f'{self.place}: field "{field}" is {type(value).__name__}, not {wanted}')
         return value
@@ -82,7 +82,7 @@ def read_jsonl(path: Path) -> list[Record]:
         UserError: it is empty or not UTF-8, or a line is not JSON.
     """
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().split("\n")  # other line separators occur in texts
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")  # other line separators occur in texts
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from None
     if lines == [""]:

@@ -63,6 +63,112 @@ def test_what_is_no_finished_run_is_named_and_left_out(tmp_path: Path, capsys: p
     assert not Path("owned").exists()
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(30)
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (BOMB, "alias"),
+        ("a: &a [*a]", "alias"),
+        ("a: &a {b: *a}", "alias"),
+        ("[" * 900 + "]" * 900, "config.yaml"),
+        ("a: " + "[" * 90 + "]" * 90, "64 deep"),
+        ("a: !!bool x", "config.yaml"),
+        ("a: !!timestamp x", "config.yaml"),
+        ("a: 0x" + "f" * 5000, "300 digits"),
+    ],
+    ids=["bomb", "in itself", "in itself by key", "deep", "less deep", "bool", "time", "digits"],
+)
+def test_a_configuration_that_attacks_is_named_and_its_run_left_out(
+    config: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "good", [])
+    (write_run(tmp_path / "bad", []) / "config.yaml").write_text(config)
+    assert main(["report", str(tmp_path)]) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("codd: warning: bad is left out: config.yaml")
+    assert complaint in warning
+    assert len(warning) < 250
+
+
+def test_a_configuration_may_have_keys_that_are_no_texts(tmp_path: Path) -> None:
+    (write_run(tmp_path / "a", []) / "config.yaml").write_text("a: [{2020-01-01: 1, 2: 3}]")
+    write_run(tmp_path / "b", [])
+    assert main(["report", str(tmp_path)]) == 0
+    assert "2020-01-01" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"seconds": 10**400}, "300 digits"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"seconds": -1}, "seconds is -1"),
+        ({"seconds": True}, "seconds is True"),
+        ({"seconds": "long"}, "seconds is 'long'"),
+        ({"parameters": {"circuit": "many"}}, "parameters.circuit is 'many'"),
+        ({"extra": nested(900)}, "64 deep"),
+    ],
+    ids=["digits", "nan", "negative", "bool", "text", "parameters", "deep"],
+)
+def test_results_with_a_wrong_value_are_named_and_left_out(
+    changes: dict[str, Any], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "good", [])
+    results = write_run(tmp_path / "bad", []) / "results.json"
+    results.write_text(json.dumps({**json.loads(results.read_text()), **changes}))
+    assert main(["report", str(tmp_path)]) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("codd: warning: bad is left out: results.json")
+    assert complaint in warning
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"low": 0.9}, "low is 0.9, above high, 0.3"),
+        ({"steps_per_block": -1}, "steps_per_block is -1"),
+        ({"steps_per_block": 1.5}, "steps_per_block is 1.5"),
+        ({"steps_per_block": "4"}, "steps_per_block is '4'"),
+        ({"nfe": "few"}, "nfe is 'few'"),
+        ({"gamma": [1]}, "gamma is [1]"),
+    ],
+)
+def test_rows_with_a_wrong_value_are_named_and_their_run_left_out(
+    changes: dict[str, Any], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = row("aup", 0.25, 0.2, 0.3, 7, "fraction", "test")
+    write_run(tmp_path / "good", [good])
+    write_run(tmp_path / "bad", [good, {**good, **changes}])
+    assert main(["report", str(tmp_path)]) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert f"bad is left out: results.json, metrics[1]: {complaint}" in warning
+
+
+@pytest.mark.parametrize("budget", [None, -4, "4", True])
+def test_samples_without_a_step_budget_are_left_out(
+    budget: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, samples = two_decoders(better=20)
+    for record in samples:
+        record["steps_per_block"] = budget
+        if budget is None:
+            del record["steps_per_block"]
+    write_run(tmp_path / "run", rows, samples)
+    assert main(["report", str(tmp_path), "--html"]) == 0
+    assert "samples.jsonl, line 1 is not a sample" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"index": 0}', "nonsense", '{"index": "0"}'])
 def test_a_run_with_broken_samples_is_kept_without_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -173,6 +174,7 @@ def test_ranks_share_the_batches_of_a_single_process(setup: Setup, tmp_path: Pat
 
     class Rank:
         world_size = 2
+        training = False
 
         def __init__(self, number: int) -> None:
             self.global_rank = number
@@ -300,7 +302,14 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     assert sorted(files(folder)) == ["settings.json", folder.shards[0].name]
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "fewer batches", "foreign"])
+def flip(file: Path) -> None:
+    """Changes one bit of a number in the middle of a shard: its length and form stay."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "fewer batches", "foreign", "one bit"])
 def test_a_damaged_shard_is_named(damage: str, setup: Setup, tmp_path: Path) -> None:
     folder = written(setup, tmp_path / "cache")
     shard = folder.path / folder.shards[3].name
@@ -314,6 +323,8 @@ def test_a_damaged_shard_is_named(damage: str, setup: Setup, tmp_path: Path) -> 
             first = stream.read_next_batch()
         with pa.ipc.new_stream(shard, first.schema) as writer:
             writer.write_batch(first)
+    elif damage == "one bit":
+        flip(shard)
     else:
         shard.write_bytes(b"\0" * size)
     with pytest.raises(UserError, match=f"{shard.name}.*codd cache") as refusal:
@@ -328,6 +339,80 @@ def test_a_missing_shard_is_written_again(setup: Setup, tmp_path: Path) -> None:
     write_evidence(folder, *setup, top_k=None, dtype="float32")
     assert folder.finish()
     assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "finished"),
+    [
+        ("cut in a batch", True),
+        ("cut behind a batch", True),
+        ("one bit", True),  # what the bits were is known when all shards are there
+        ("cut in a batch", False),
+        ("cut behind a batch", False),
+    ],
+)
+def test_a_damaged_shard_is_written_again(damage: str, finished: bool, setup: Setup, tmp_path: Path) -> None:
+    folder = written(setup, tmp_path / "cache")
+    before = files(folder)
+    shard = folder.path / folder.shards[3].name
+    if not finished:
+        (folder.path / "index.json").unlink()
+    if damage == "one bit":
+        flip(shard)
+    elif damage == "cut in a batch":
+        os.truncate(shard, shard.stat().st_size // 2)
+    else:
+        with pa.ipc.open_stream(shard.read_bytes()) as stream:
+            first = stream.read_next_batch()
+        with pa.ipc.new_stream(shard, first.schema) as writer:
+            writer.write_batch(first)
+    kept = (folder.path / folder.shards[0].name).stat().st_ino
+    folder.start()
+    assert not folder.finish()
+    write_evidence(folder, *setup, top_k=None, dtype="float32")
+    assert folder.finish()
+    assert files(folder) == before
+    assert (folder.path / folder.shards[0].name).stat().st_ino == kept
+
+
+def test_an_index_without_sums_is_written_again(setup: Setup, tmp_path: Path) -> None:
+    folder = written(setup, tmp_path / "cache")
+    before = files(folder)
+    index = {"shards": {name: {"rows": 1, "bytes": 1} for name in folder.index()}}
+    (folder.path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"index\.json does not give rows, bytes and crc32.*codd cache"):
+        CachedDataModule(folder, BATCH)
+    folder.start()
+    assert folder.finish()
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("writing", {}),
+        ("writing", {"data.batch_size": 0, "cache.shard_batches": 2}),
+        ("writing", {"data.batch_size": "4", "cache.shard_batches": 2}),
+        ("settings", []),
+        ("settings", {}),
+        ("examples", 3),
+        ("examples", {"train": 18}),
+        ("examples", {"train": -18, "validation": 5}),
+        ("epochs", {"train": True, "validation": 1}),
+        ("epochs", None),
+        ("backbone", 7),
+    ],
+)
+def test_damaged_settings_are_refused_by_name(name: str, value: object, setup: Setup, tmp_path: Path) -> None:
+    folder = folder_at(tmp_path / "cache")
+    folder.start()
+    place = folder.path / "settings.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), name: value}))
+    for act in (lambda: CacheFolder.open(folder.path), folder.start):
+        with pytest.raises(UserError) as refusal:
+            act()
+        assert f"{place} is damaged: {name} is {json.dumps(value)} and not " in str(refusal.value)
+        assert "codd cache" in str(refusal.value)
 
 
 def test_what_is_no_cache_is_refused(setup: Setup, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from codd_lightning.errors import UserError
 from codd_lightning.sandbox import SANDBOXES, run_python
+from codd_lightning.sandbox.limits import LEAST_MEMORY_MIB
 
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -93,10 +95,26 @@ def test_the_environment_of_the_caller_stays_with_the_caller(sandbox: str, monke
     assert "SECRET" not in run_python("import os; print(dict(os.environ))", sandbox=sandbox).output
 
 
-@pytest.mark.parametrize("limit", ["seconds", "memory_mib", "files_mib", "output_kib"])
-def test_a_limit_of_nothing_is_refused_by_name(limit: str) -> None:
-    with pytest.raises(UserError, match=f"{limit}=0"):
-        run_python("pass", **{limit: 0})  # type: ignore[arg-type]  # each takes a number
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        *((limit, value) for limit in ("seconds", "memory_mib", "files_mib", "output_kib") for value in (0, -1, "ten")),
+        *(("seconds", value) for value in (float("inf"), float("nan"), 86_401, 1e300)),
+        ("memory_mib", 31),
+        ("files_mib", 1.5),
+        ("output_kib", float("inf")),
+    ],
+)
+def test_a_limit_that_limits_nothing_or_everything_is_refused_before_anything_starts(
+    limit: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(UserError, match=f"^{limit}={re.escape(str(value))} must be "):
+        run_python("pass", **{limit: value})  # type: ignore[arg-type]  # wrong kinds among them
+
+
+def test_an_interpreter_starts_with_the_least_memory(sandbox: str) -> None:
+    assert run_python("print(1)", memory_mib=LEAST_MEMORY_MIB, sandbox=sandbox).status == "passed"
 
 
 def test_an_unknown_sandbox_is_refused_with_the_known_ones() -> None:

@@ -123,6 +123,83 @@ def test_a_field_decides_the_split_where_one_file_holds_several(tmp_path: Path) 
         FileTask(test=path, part_field="task_id", parts={"test": [1, 2]}).size("test")
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [{"test": [0]}, {"test": [1, 2, 3]}, {"test": "12"}, {"test": [1.5, 2]}, {"test": [True, 2]}, {"test": [4, 1]},
+     {"tests": [1, 4]}, {"test": 3}],
+    ids=str,
+)  # fmt: skip
+def test_parts_that_are_not_two_whole_numbers_of_a_split_are_refused_at_construction(parts: dict[str, Any]) -> None:
+    ((split, ends),) = parts.items()
+    with pytest.raises(UserError, match=rf"data\.task\.parts\.{split}") as refusal:
+        FileTask(part_field="number", parts=parts)
+    assert str(ends) in str(refusal.value) or split == "tests"
+
+
+def test_parts_without_their_field_are_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.task\.parts=.*needs data\.task\.part_field"):
+        FileTask(parts={"test": [1, 4]})
+
+
+def test_a_boolean_is_no_number(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [{**row(1), "number": True}])
+    with pytest.raises(UserError, match=r'line 1: field "number" is bool, not a whole number'):
+        FileTask(test=path, part_field="number", parts={"test": [1, 4]}).size("test")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_training_file_of_which_all_is_held_out_is_refused(count: int, tmp_path: Path) -> None:
+    train = jsonl(tmp_path / "train.jsonl", [row(0)] * count)
+    with pytest.raises(UserError, match=rf"^{re.escape(train)}: nothing is left to train on.*data\.task\.validation"):
+        FileTask(train=train).size("train")
+
+
+@pytest.mark.parametrize(
+    ("response", "options"),
+    [
+        ("  ", {}),
+        ("", {"grader": "math"}),
+        ("a reason\n####  ", {}),
+        ("<<1=1>>", {"remove": CALCULATOR}),
+        ("#### <<1=1>>", {"remove": CALCULATOR}),
+        (r"so it is \boxed{ }", {"grader": "math"}),
+    ],
+)
+def test_a_row_without_an_answer_is_refused_by_file_and_line(
+    response: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path / "test.jsonl", [row(0), {"prompt": "p", "response": response}])
+    with pytest.raises(UserError, match=rf"^{re.escape(path)}, line 2: .*(empty|nothing stands)"):
+        FileTask(test=path, **options).size("test")
+
+
+@pytest.mark.parametrize("response", ["", "#### ", "a\n####"])
+@pytest.mark.parametrize("reference", ["", "a\n####"])
+def test_nothing_is_not_the_right_answer(reference: str, response: str) -> None:
+    assert FileTask().grade(Example("?", reference), response, True) == Grade(False, False)
+
+
+@pytest.mark.parametrize(
+    ("grader", "reader"), [("choice", "pair"), ("code", "pair"), ("code", "chat"), ("choice", "program")]
+)
+def test_a_grader_that_does_not_fit_the_reader_is_refused(grader: str, reader: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.task\.grader={grader} does not fit data\.task\.reader={reader}"):
+        FileTask(grader=grader, reader=reader)
+
+
+def test_a_mark_of_byte_order_is_read_over(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(row(3)) + "\n", encoding="utf-8-sig")
+    assert prompts(FileTask(test=str(path)), "test") == ["question 3?"]
+
+
+def test_a_problem_in_other_case_is_the_same_problem(tmp_path: Path) -> None:
+    files = {split: jsonl(tmp_path / f"{split}.jsonl", [row(i), row(5)]) for i, split in enumerate(("train", "test"))}
+    Path(files["test"]).write_text(json.dumps({**row(0), "prompt": "Question  5?"}))
+    with pytest.raises(UserError, match=r'1 of 1 test problems.*"Question 5\?"'):
+        FileTask(**files).size("test")  # type: ignore[arg-type]  # file names only
+
+
 def test_nothing_is_trained_on_data_without_a_train_split(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no train split.*nothing to train on"):
         FileTask(test=jsonl(tmp_path / "test.jsonl", [row(0)])).size("train")

@@ -154,6 +154,25 @@ def test_an_unknown_sandbox_is_refused_before_anything_runs() -> None:
         FileTask(grader="code", grader_options={"sandbox": "chroot"})
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("seconds", "ten"),
+        ("seconds", float("inf")),
+        ("seconds", float("nan")),
+        ("seconds", 0),
+        ("seconds", None),
+        ("memory_mib", -1),
+        ("memory_mib", 64.5),
+        ("memory_mib", True),
+        ("memory_mib", "512"),
+    ],
+)
+def test_a_limit_of_a_wrong_kind_or_size_is_refused_at_construction(option: str, value: object) -> None:
+    with pytest.raises(UserError, match=rf"^data\.task\.grader_options\.{option}={value} must be "):
+        FileTask(reader="program", grader="code", grader_options={option: value})
+
+
 @pytest.mark.skipif(not (DATA / "mbpp.jsonl").is_file(), reason="needs MBPP in ../shared/data")
 def test_reference_programs_of_mbpp_pass_and_programs_of_others_fail(grader: CodeGrader) -> None:
     task = FileTask(

@@ -90,6 +90,19 @@ def test_a_missing_field_is_refused_by_its_name_and_place(field: str) -> None:
         read_program(Record(row, "file, line 3"), PAIR)
 
 
+@pytest.mark.parametrize("tests", [[], [""], [" ", "\n"]])
+def test_a_program_without_tests_is_refused_by_its_place(tests: list[str]) -> None:
+    row = {"prompt": "p", "response": "r", "test_list": tests, "test_setup_code": "x = 1"}
+    with pytest.raises(UserError, match=r'^file, line 3: field "test_list" holds no test'):
+        read_program(Record(row, "file, line 3"), PAIR)
+
+
+def test_a_wrong_choice_that_is_right_is_refused_by_its_place() -> None:
+    row = {**choice_row("which?"), "Incorrect Answer 2": " right\n"}
+    with pytest.raises(UserError, match=r'^file, line 3: field "Incorrect Answer 2" is the right answer, "right"'):
+        read_choice(Record(row, "file, line 3"), PAIR)
+
+
 @pytest.mark.skipif(not (DATA / "mbpp.jsonl").is_file(), reason="needs MBPP in ../shared/data")
 def test_mbpp_has_its_official_splits() -> None:
     path = str(DATA / "mbpp.jsonl")

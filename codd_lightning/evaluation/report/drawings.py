@@ -22,6 +22,7 @@ from codd_lightning.evaluation.figures import (
 from codd_lightning.evaluation.report.runs import Run, differing_settings
 from codd_lightning.evaluation.rows import Row, decoder_label, is_final, series_label
 
+MOST_ITEMS = 32  # of a list task by far; more are somebody's mistake, and a number without end
 MOST_LINES = 7  # in one figure; more colours than that are not told apart
 
 
@@ -105,6 +106,8 @@ def _sufficient(config: Mapping[str, object]) -> int | None:
     """States of the smallest HMM that is exact, where the closed form gives it (`circuits/closed_form.py`)."""
     items = config.get("data.task.items")
     if config.get("data.task.kind") != "permutation" or config.get("data.task.varies") or not isinstance(items, int):
+        return None
+    if not 1 <= items <= MOST_ITEMS:
         return None
     return items * 2 ** (items - 1) + 1
 

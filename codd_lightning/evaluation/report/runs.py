@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -15,6 +15,10 @@ from codd_lightning.evaluation.samples import LABELS
 # What of a configuration says where a run goes or how it is shown.
 NOT_OF_THE_RUN = ("output_dir", "overwrite", "description", "experiment_name", "trainer.progress_bar")
 LARGEST = 1e300
+OF_YAML = (LookupError, TypeError, AttributeError, OverflowError)  # at values such as `!!bool x`
+DEEPEST = 64  # of what is read: no run of ours nests a tenth of it
+# What rows may say of a setting and its cost, in numbers.
+NUMBERS = ("nfe", "seconds_per_sample", "tpf", "gamma", "tau")
 Record = dict[str, Any]
 Key = tuple[Any, ...]
 
@@ -44,6 +48,15 @@ class Run:
 
 class _NotARunError(Exception):
     """Why a folder is left out."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML's plain values without aliases: a few of them can stand for endlessly many values, or for themselves."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"it has an alias, line {self.peek_event().start_mark.line + 1}: write it out")
+        return super().compose_node(parent, index)
 
 
 def collect(outputs: Path, leave_out: Path) -> tuple[list[Run], list[str]]:
@@ -106,14 +119,19 @@ def _read(folder: Path, name: str) -> tuple[Run, list[str]]:
     if results.get("status") != "completed":
         raise _NotARunError(f"results.json has status {results.get('status')!r}, not 'completed'")
     seconds, parameters = results.get("seconds"), results.get("parameters")
-    if not isinstance(seconds, int | float) or not isinstance(parameters, dict):
-        raise _NotARunError("results.json has no seconds or parameters")
+    if not _is_number(seconds) or seconds < 0:
+        raise _NotARunError(f"results.json: seconds is {_short(seconds)}, not a number from 0")
+    if not isinstance(parameters, dict):
+        raise _NotARunError(f"results.json: parameters is {_short(parameters)}, not a mapping")
+    for part, size in parameters.items():
+        if not _is_number(size):
+            raise _NotARunError(f"results.json: parameters.{part} is {_short(size)}, not a number")
     samples, complaints = _samples(folder / "samples.jsonl", name)
     run = Run(
         name=name,
         experiment=str(results.get("experiment")),
         seconds=float(seconds),
-        parameters={key: int(value) for key, value in parameters.items() if _is_number(value)},
+        parameters={part: int(size) for part, size in parameters.items()},
         config=dict(_flat(config)),
         rows=_rows(results.get("metrics")),
         samples=samples,
@@ -124,12 +142,12 @@ def _read(folder: Path, name: str) -> tuple[Run, list[str]]:
 def _mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        values = _printable(json.loads(text) if path.suffix == ".json" else yaml.load(text, _PlainLoader))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, *OF_YAML) as error:
         raise _NotARunError(f"{path.name} cannot be read ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(values, dict):
         raise _NotARunError(f"{path.name} is not a mapping")
-    return {str(key): value for key, value in _printable(values).items()}
+    return values
 
 
 def _rows(metrics: Any) -> list[Row]:
@@ -148,19 +166,33 @@ def _fault(row: Any) -> str | None:
         return "not a mapping"
     for label in ("name", "unit", "split"):
         if not isinstance(row.get(label), str):
-            return f"{label} is {row.get(label)!r}, not a text"
+            return f"{label} is {_short(row.get(label))}, not a text"
     for label in ("value", "low", "high", "n"):
         if not _is_number(row.get(label)):
-            return f"{label} is {row.get(label)!r}, not a number"
+            return f"{label} is {_short(row.get(label))}, not a number"
+    if row["low"] > row["high"]:
+        return f"low is {row['low']!r}, above high, {row['high']!r}"
+    for label in NUMBERS:
+        if label in row and not _is_number(row[label]):
+            return f"{label} is {_short(row[label])}, not a number"
     ratio = row.get("mask_ratio")
     if ratio is not None and not (isinstance(ratio, list) and len(ratio) == 2 and all(map(_is_number, ratio))):
-        return f"mask_ratio is {ratio!r}, not two numbers"
-    if "steps_per_block" in row and not _is_number(row["steps_per_block"]):
-        return f"steps_per_block is {row['steps_per_block']!r}, not a number"
+        return f"mask_ratio is {_short(ratio)}, not two numbers"
+    if "steps_per_block" in row and not _is_budget(row["steps_per_block"]):
+        return f"steps_per_block is {_short(row['steps_per_block'])}, not a whole number from 1"
     return None
 
 
-def _is_number(value: Any) -> bool:
+def _short(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:60]}…"
+
+
+def _is_budget(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST  # NaN is not
 
 
@@ -193,7 +225,8 @@ def _is_sample(record: Any) -> bool:
     grades = all(isinstance(record.get(name), bool) for name in ("strict", "flexible"))
     pieces = record.get("pieces")
     whole = isinstance(pieces, list) and all(isinstance(piece, str) for piece in pieces)
-    return texts and grades and whole and isinstance(record.get("index"), int)
+    numbers = isinstance(record.get("index"), int) and _is_budget(record.get("steps_per_block"))
+    return texts and grades and whole and numbers
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -204,12 +237,20 @@ def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _printable(value: Any) -> Any:
-    """The same with every text fit to be written as UTF-8: half a surrogate pair becomes a question mark."""
+def _printable(value: Any, depth: int = 0) -> Any:
+    """The same, fit to be written out: keys are texts, and half a surrogate pair in a text becomes a question mark.
+
+    Raises:
+        ValueError: it is nested too deep, or holds a number too large.
+    """
+    if depth > DEEPEST:
+        raise ValueError(f"nested more than {DEEPEST} deep")
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, list):
-        return [_printable(item) for item in value]
+        return [_printable(item, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {_printable(key): _printable(item) for key, item in value.items()}
+        return {_printable(str(key)): _printable(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError("a whole number of more than 300 digits")
     return value

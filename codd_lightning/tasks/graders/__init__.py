@@ -1,7 +1,7 @@
 """How responses to problems from files are graded: small objects, chosen by name (`data.task.grader`)."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from codd_lightning.errors import UserError
 from codd_lightning.tasks.base import Example, Grade
@@ -12,7 +12,17 @@ from codd_lightning.tasks.graders.number import NumberGrader
 
 
 class Grader(Protocol):
-    """Two verdicts on one response."""
+    """Two verdicts on one response.
+
+    Attributes:
+        reader: the one whose examples it needs; None for any.
+    """
+
+    reader: ClassVar[str | None]
+
+    def fault(self, example: Example) -> str | None:
+        """Why no response to an example could be graded; None if it can."""
+        ...
 
     def grade(self, example: Example, response: str, ended: bool) -> Grade:
         """Grades a response; `ended` says whether it closed with an end-of-sequence token."""

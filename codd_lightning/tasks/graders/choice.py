@@ -1,6 +1,7 @@
 """Multiple choice: the answer is a letter."""
 
 import re
+from typing import ClassVar
 
 from codd_lightning.tasks.base import Example, Grade
 
@@ -11,6 +12,11 @@ class ChoiceGrader:
     `Example.problem["letter"]` is the right one, `["choices"]` the texts. Said is "answer is (B)", "Answer: B" or
     `\boxed{B}`; mentioned, where nothing is said, is the last letter in brackets, or else the last alone.
     """
+
+    reader: ClassVar[str | None] = "choice"
+
+    def fault(self, example: Example) -> str | None:
+        return None
 
     def grade(self, example: Example, response: str, ended: bool) -> Grade:
         right = example.problem["letter"]

@@ -1,6 +1,7 @@
 """Programs: right is what passes its tests, in the sandbox."""
 
 import re
+from typing import ClassVar
 
 from codd_lightning.errors import UserError
 from codd_lightning.sandbox import SANDBOXES, Limits, run_python
@@ -18,15 +19,21 @@ class CodeGrader:
         sandbox, seconds, memory_mib: of each run, see `run_python`.
 
     Raises:
-        UserError: there is no such sandbox.
+        UserError: there is no such sandbox, or a limit is out of range.
     """
+
+    reader: ClassVar[str | None] = "program"
 
     def __init__(
         self, sandbox: str = "auto", seconds: float = Limits.seconds, memory_mib: int = Limits.memory_mib
     ) -> None:
         if sandbox not in SANDBOXES:
             raise UserError(f"data.task.grader_options.sandbox={sandbox} is not one of {', '.join(SANDBOXES)}")
+        Limits(seconds=seconds, memory_mib=memory_mib).require_sound("data.task.grader_options.")
         self._sandbox, self._seconds, self._memory_mib = sandbox, seconds, memory_mib
+
+    def fault(self, example: Example) -> str | None:
+        return None
 
     def grade(self, example: Example, response: str, ended: bool) -> Grade:
         code, alone = extract_code(response)

@@ -1,6 +1,7 @@
 r"""Mathematical answers: equal as expressions, whatever their notation."""
 
 import re
+from typing import ClassVar
 
 from codd_lightning.tasks.base import Example, Grade
 from codd_lightning.tasks.graders.equality import equal_answers
@@ -11,6 +12,12 @@ class MathGrader:
 
     The reference is the last `\boxed{}` of `Example.response`, or all of it where there is none.
     """
+
+    reader: ClassVar[str | None] = None
+
+    def fault(self, example: Example) -> str | None:
+        expected = last_boxed(example.response)
+        return r"the last \boxed{} of the response is empty" if expected is not None and not expected.strip() else None
 
     def grade(self, example: Example, response: str, ended: bool) -> Grade:
         expected, said = last_boxed(example.response), last_boxed(response)
