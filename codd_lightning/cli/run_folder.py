@@ -10,6 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from codd_lightning.cli.slurm import restarted
 from codd_lightning.errors import UserError
 
 # Keys that say where a run goes or how it is shown, not what it computes.
@@ -46,13 +47,14 @@ class RunFolder:
         """
         config = self._config
         resolved = OmegaConf.to_yaml(config, resolve=True)
+        overwrite = config.overwrite and not (restarted() and self._replaced.exists())  # a job does it once
         try:
-            if config.overwrite:
+            if overwrite:
                 self._require_replaceable()
             else:
                 self._require_continuable(resolved)
             self.path.mkdir(parents=True, exist_ok=True)
-            if config.overwrite:
+            if overwrite:
                 self._move_aside()
             write_text(self.config_file, resolved)
         except OSError as error:
