@@ -4,9 +4,8 @@
 # gpu, or cpu where a job asks for no GPU
 export ACCELERATOR="${ACCELERATOR:-gpu}"
 
-# 1 where nodes have no network: models and data come from the cache (HF_HOME), filled on a login node by
-#   python -c "from codd_lightning.backbones import load_backbone; load_backbone('GSAI-ML/LLaDA-8B-Instruct', device='meta')"
-# or by `hf download`.
+# 1 where nodes have no network: models and data then come from the cache of the Hub alone (HF_HOME, on a disk that the
+# nodes see), filled beforehand by `hf download` where there is one
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-0}"
 
 # srun does not hand the job's cores on by itself

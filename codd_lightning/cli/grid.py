@@ -55,9 +55,8 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
         if not any(cell is other for other in waiting):
             print(f"{cell.folder}: finished before")
     launch = LAUNCHERS[hydra.runtime.choices["hydra/launcher"]]
-    statuses = dict(
-        zip([cell.folder for cell in waiting], launch(waiting, hydra.launcher) if waiting else [], strict=True)
-    )
+    ended = launch(waiting, hydra.launcher) if waiting else []
+    statuses = dict(zip([cell.folder for cell in waiting], ended, strict=True))
     _compare([(cell, statuses.get(cell.folder, 0)) for cell in cells])
     return max(statuses.values(), default=0)
 

@@ -21,6 +21,7 @@ from codd_lightning.errors import UserError
 
 POLL_SECONDS = 5.0
 JOBS = "jobs.json"  # of a grid: the job of each cell that was submitted last
+SUBMITIT = ".submitit"  # of a grid: a folder for each job, with its messages
 # Options of `hydra/launcher=slurm` that submitit takes for all clusters alike; the others are SLURM's.
 OF_ANY_CLUSTER = (
     *("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node"),
@@ -131,7 +132,7 @@ def as_job_array(cells: Sequence[Cell], options: DictConfig) -> list[int]:
     if new:
         jobs |= dict(zip((cell.folder.name for cell in new), _submit(new, options, parent), strict=True))
         write_text(parent / JOBS, json.dumps(jobs, indent=1) + "\n")
-    print(f"{parent}: {len(cells)} cells in the queue, {len(new)} of them now; messages in {parent / '.submitit'}")
+    print(f"{parent}: {len(cells)} cells in the queue, {len(new)} of them new; Ctrl-C leaves them there")
     try:
         _wait(cells, jobs)
     except KeyboardInterrupt:
@@ -149,11 +150,11 @@ def _submit(cells: Sequence[Cell], options: DictConfig, parent: Path) -> list[st
 
     values: dict[str, Any] = OmegaConf.to_container(options, resolve=True)  # type: ignore[assignment]  # not a list
     values.pop("_target_")
-    folder, most = values.pop("submitit_folder"), values.pop("max_num_timeout")
+    most = values.pop("max_num_timeout")
+    del values["submitit_folder"]  # lies with the grid, which Hydra does not know
     named = {name if name in OF_ANY_CLUSTER else f"slurm_{name}": value for name, value in values.items()}
-    (parent / folder).parent.mkdir(parents=True, exist_ok=True)
     try:
-        executor = submitit.AutoExecutor(parent / folder, cluster="slurm", slurm_max_num_timeout=most)
+        executor = submitit.AutoExecutor(parent / SUBMITIT / "%j", cluster="slurm", slurm_max_num_timeout=most)
         executor.update_parameters(**named)
         return [job.job_id for job in executor.submit_array([CellTask(cell.arguments) for cell in cells])]
     except (FailedJobError, RuntimeError, OSError) as error:
@@ -167,7 +168,8 @@ def _wait(cells: Sequence[Cell], jobs: dict[str, str]) -> None:
         active = _active_jobs()
         for cell in [cell for cell in left if jobs[cell.folder.name] not in active]:
             left.remove(cell)
-            outcome = "done" if cell.finished else "failed"
+            messages = cell.folder.parent / SUBMITIT / jobs[cell.folder.name]
+            outcome = "done" if cell.finished else f"failed, see {messages}"
             print(f"{cell.folder.name}: {outcome} ({len(cells) - len(left)} of {len(cells)})", flush=True)
         if left:
             time.sleep(POLL_SECONDS)

@@ -86,6 +86,7 @@ def leave(reason: Preempted) -> int:
     """
     job = job_id()
     if int(os.environ.get("SLURM_PROCID", 0)):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(HEAD_START_SECONDS)  # the first rank does it, unless it waits in vain for this one
     else:
         print(f"codd: SLURM's signal came: {reason}", file=sys.stderr, flush=True)

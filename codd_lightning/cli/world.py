@@ -59,7 +59,6 @@ def require_world(config: DictConfig) -> None:
     trainer = config.trainer
     if trainer.accelerator not in ACCELERATORS:
         raise UserError(f"trainer.accelerator={trainer.accelerator} is not one of {', '.join(ACCELERATORS)}")
-    require_lasting_folder(config)
     _require_devices(config)
     if config.data.batch_size % world_size(config):
         nodes = f" × trainer.num_nodes={trainer.num_nodes}" if trainer.num_nodes > 1 else ""
@@ -67,8 +66,6 @@ def require_world(config: DictConfig) -> None:
             f"data.batch_size={config.data.batch_size} is the global batch and does not divide by "
             f"trainer.devices={trainer.devices}{nodes}"
         )
-    if world_size(config) > 1 and launched_outside() and config.output_dir is None:
-        raise UserError("output_dir is needed where srun or torchrun starts the ranks: they cannot agree on a new one")
     if trainer.num_nodes > 1 and not launched_outside():
         raise UserError(f"trainer.num_nodes={trainer.num_nodes} needs srun or torchrun to start a rank on every device")
     _require_strategy(config)
