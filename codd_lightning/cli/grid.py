@@ -38,10 +38,10 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
         UserError: a cell's configuration is wrong; before any cell has started.
     """
     require_launcher(overrides)
-    of_hydra = [override for override in overrides if override.startswith("hydra")]
+    of_hydra = [override for override in overrides if override.lstrip("+").startswith("hydra")]
     overrides = [*_sweeps_of(experiment, overrides), *(o for o in overrides if o not in of_hydra)]
     for override in of_hydra:
-        if not override.startswith(("hydra/launcher=", "hydra.launcher.")):
+        if not override.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher.")):
             raise UserError(f"{override}: a grid has one folder: give one output_dir, and of hydra only the launcher")
     hydra = compose_experiment(experiment, of_hydra, whole=True).hydra
     cells = make_cells(experiment, overrides)

@@ -132,7 +132,7 @@ def as_job_array(cells: Sequence[Cell], options: DictConfig) -> list[int]:
     if new:
         jobs |= dict(zip((cell.folder.name for cell in new), _submit(new, options, parent), strict=True))
         write_text(parent / JOBS, json.dumps(jobs, indent=1) + "\n")
-    print(f"{parent}: {len(cells)} cells in the queue, {len(new)} of them new; Ctrl-C leaves them there")
+    print(f"{parent}: {len(cells)} cells in the queue, {len(new)} of them new; Ctrl-C leaves them there", flush=True)
     try:
         _wait(cells, jobs)
     except KeyboardInterrupt:

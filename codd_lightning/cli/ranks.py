@@ -75,6 +75,7 @@ def run_on_ranks(work: Work, config: DictConfig, count: int) -> None:
         RankError: one of them failed.
         Preempted: SLURM wants them to leave.
     """
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     ranks = Ranks(work, config, count)
     try:
         ranks.wait()
@@ -83,6 +84,9 @@ def run_on_ranks(work: Work, config: DictConfig, count: int) -> None:
         raise
     finally:
         ranks.kill()
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _train(config: DictConfig, rank: int) -> None:

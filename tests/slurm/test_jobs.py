@@ -103,13 +103,14 @@ def test_a_signal_while_a_job_begins_queues_it_again_and_a_cancelled_job_stays_c
 
 
 def test_caches_and_evaluations_that_are_signalled_go_on(undisturbed: Path, cluster: Cluster, place: Path) -> None:
-    work = ["data.train_size=3200", "cache.shard_batches=8", "cache.path=cache"]
+    work = ["data.train_size=800", "cache.shard_batches=8", "cache.path=cache"]
     cache = cluster.submit("cache", "smoke", *TINY, *work, cwd=place, options=("--ntasks-per-node=2",))
     wait_until(lambda: any(place.glob("cache/*.arrow")), 90, lambda: said(place, cache))
     cluster.run("scancel", "--signal=USR1", cache)
     shutil.copytree(undisturbed, place / "measured")
-    measured = [*TRAINING, "evaluation.examples=400", "evaluation.batch_size=8", "evaluation.steps_per_block=[32]"]
-    measured += ["data.test_size=400", "trainer=ddp", "trainer.accelerator=cpu", "output_dir=measured"]
+    measured = [*TRAINING, "evaluation.examples=96", "evaluation.batch_size=4", "evaluation.steps_per_block=[32]"]
+    measured += ["evaluation.decoders=[{proposal: any_order}]"]
+    measured += ["data.test_size=96", "trainer=ddp", "trainer.accelerator=cpu", "output_dir=measured"]
     evaluate = cluster.submit("evaluate", "smoke", *measured, cwd=place)
     wait_until(lambda: any(place.glob("measured/samples/*.jsonl")), 120, lambda: said(place, evaluate))
     cluster.run("scancel", "--signal=USR1", evaluate)
@@ -119,7 +120,7 @@ def test_caches_and_evaluations_that_are_signalled_go_on(undisturbed: Path, clus
         assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said(place, job)
     assert (place / "cache" / "index.json").exists()
     rows = json.loads((place / "measured" / "results.json").read_text())["metrics"]
-    assert {row["n"] for row in rows if row["name"] == "strict_accuracy"} == {400}
+    assert {row["n"] for row in rows if row["name"] == "strict_accuracy"} == {96}
 
 
 def test_a_grid_is_one_array_whose_failed_cells_fail_and_are_run_again(cluster: Cluster, place: Path) -> None:
@@ -127,34 +128,47 @@ def test_a_grid_is_one_array_whose_failed_cells_fail_and_are_run_again(cluster: 
     options = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.array_parallelism=2"]
     cells = ["optimizer=adamw,muon", "circuit.num_states=4"]  # muon is not for circuits
     command = [sys.executable, "-m", "codd_lightning.cli.main", "train", "smoke", "-m", *CELL, *cells, *options]
-    command += [f"output_dir={grid}"]
-    with subprocess.Popen(
-        command, cwd=place, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as waiting:
+    command += [f"output_dir={grid}", "+hydra.launcher.additional_parameters.hold=true"]
+
+    def started() -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=place, env=cluster.environment, text=True, bufsize=1, **pipes)
+
+    def jobs() -> dict[str, str]:
+        return json.loads((grid / "jobs.json").read_text())
+
+    with started() as waiting:
         wait_until((grid / "jobs.json").exists, 60, lambda: "nothing was submitted")
         waiting.send_signal(signal.SIGINT)
         _, error = waiting.communicate(timeout=30)
     assert waiting.returncode == 130
     assert f"start the same grid with output_dir={grid} to collect them" in error
-    first = json.loads((grid / "jobs.json").read_text())
 
-    done = subprocess.run(command, cwd=place, env=cluster.environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert json.loads((grid / "jobs.json").read_text()) == first  # waited for, not submitted again
+    first = jobs()
+    assert sorted(first) == ["optimizer=adamw", "optimizer=muon"]
+    with started() as waiting:
+        assert waiting.stdout is not None
+        assert "2 cells in the queue, 0 of them new" in waiting.stdout.readline()  # held, so that they are still there
+        cluster.run("scontrol", "release", first["optimizer=adamw"].split("_")[0])
+        printed, error = waiting.communicate(timeout=120)
+    assert waiting.returncode == 1, error
+    assert jobs() == first
     states = {cell: cluster.facts(job) for cell, job in first.items()}
     assert {cell: (facts["JobState"], facts["ExitCode"]) for cell, facts in states.items()} == {
         "optimizer=adamw": ("COMPLETED", "0:0"),
         "optimizer=muon": ("FAILED", "2:0"),
     }
-    assert "2 cells under" in done.stdout
-    assert "failed" in done.stdout
+    assert states["optimizer=adamw"]["ArrayJobId"] == states["optimizer=muon"]["ArrayJobId"]
+    assert "optimizer=muon: failed, see" in printed
+    assert "2 cells under" in printed
 
-    again = subprocess.run(command, cwd=place, env=cluster.environment, capture_output=True, text=True, check=False)
-    assert again.returncode == 1
-    assert again.stdout.count("finished before") == 1
-    second = json.loads((grid / "jobs.json").read_text())
-    assert second["optimizer=adamw"] == first["optimizer=adamw"]
-    assert second["optimizer=muon"] != first["optimizer=muon"]
+    command.pop()  # not held
+    with started() as waiting:
+        printed, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 1
+    assert printed.count("finished before") == 1
+    assert jobs()["optimizer=adamw"] == first["optimizer=adamw"]
+    assert jobs()["optimizer=muon"] != first["optimizer=muon"]
 
 
 def test_a_list_of_runs_is_an_array_of_its_own(cluster: Cluster, place: Path) -> None:
