@@ -19,7 +19,7 @@ from codd_lightning.cli.ranks import run_on_ranks
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.train import print_keys
 from codd_lightning.cli.trained import open_trained
-from codd_lightning.cli.world import require_world
+from codd_lightning.cli.world import require_lasting_folder, require_world
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import write_results
 
@@ -37,6 +37,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
         if args.help:
             print_keys("evaluate", args.experiment, config)
             return 0
+        require_lasting_folder(config)
         config.output_dir = str(processes.first(lambda: RunFolder(config).path))
         if processes.size == 1 and config.trainer.devices > 1:
             require_world(config)

@@ -6,6 +6,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 
+from codd_lightning.cli.slurm import STATUS, Preempted
 from codd_lightning.errors import UserError
 
 
@@ -14,7 +15,7 @@ class Failure:
     """How a command, or one rank of a run, ended.
 
     Attributes:
-        status: 1 for a fault of ours, 2 for what the user can mend, 130 for Ctrl-C.
+        status: 1 for a fault of ours, 2 for what the user can mend, 75 for a job that is queued again, 130 for Ctrl-C.
         line: what is said of it.
         weight: of several ranks' failures the heaviest is told.
     """
@@ -29,6 +30,8 @@ def failure_of(error: BaseException) -> Failure:
     message = " ".join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return Failure(130, f"interrupted; {message}" if message else "interrupted", weight=0)
+    if isinstance(error, Preempted):
+        return Failure(STATUS, message, weight=4)
     mendable: tuple[type[Exception], ...] = (UserError,)
     if "codd_lightning.circuits.errors" in sys.modules:
         mendable = (UserError, sys.modules["codd_lightning.circuits.errors"].CircuitError)

@@ -1,24 +1,22 @@
-"""`codd train -m`: every combination of comma-separated overrides, through Hydra's sweeper and launcher."""
+"""`codd train -m`: every combination of comma-separated overrides, where `hydra/launcher` says, and compared."""
 
 import itertools
 import json
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
 from rich.table import Table
 
-from codd_lightning.cli.compose import CONFIG_MODULE, CONFIG_NAME, check, compose_experiment, experiment_overrides
-from codd_lightning.cli.failure import report_error
-from codd_lightning.cli.ranks import start
-from codd_lightning.cli.run_folder import holds_finished
+from codd_lightning.cli.compose import compose_experiment
+from codd_lightning.cli.launchers import LAUNCHERS, Cell, require_launcher
+from codd_lightning.cli.world import require_lasting_folder
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import decoder_label, render
 
@@ -26,55 +24,67 @@ from codd_lightning.evaluation import decoder_label, render
 ACCURACY = "strict_accuracy"
 GAIN = "cll_gain"
 BARRIER = ("nats_left", "one_step_right")
+# By which cells are ranked, the first that all of them have.
+KINDS = ("mean accuracy", "nats left", "mean gain")
 
 
 def run_grid(experiment: str, overrides: Sequence[str]) -> int:
-    """Runs one cell after another, each in a folder of its own under one for the grid.
+    """Runs every cell in a folder of its own under one for the grid.
 
-    A cell that fails does not stop the others. Returns the worst exit status of the cells.
+    A cell that fails does not stop the others, and one that was finished before is not run again. Returns the worst
+    exit status of the cells.
 
     Raises:
         UserError: a cell's configuration is wrong; before any cell has started.
     """
-    overrides = [*_sweeps_of(experiment, overrides), *overrides]
+    require_launcher(overrides)
+    of_hydra = [override for override in overrides if override.lstrip("+").startswith("hydra")]
+    overrides = [*_sweeps_of(experiment, overrides), *(o for o in overrides if o not in of_hydra)]
+    for override in of_hydra:
+        if not override.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher.")):
+            raise UserError(f"{override}: a grid has one folder: give one output_dir, and of hydra only the launcher")
+    hydra = compose_experiment(experiment, of_hydra, whole=True).hydra
+    cells = make_cells(experiment, overrides)
+    parent = cells[0].folder.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir={parent} cannot hold the grid: {error.strerror}") from None
+    waiting = [cell for cell in cells if cell.config.overwrite or not cell.finished]
+    for cell in cells:
+        if not any(cell is other for other in waiting):
+            print(f"{cell.folder}: finished before")
+    launch = LAUNCHERS[hydra.runtime.choices["hydra/launcher"]]
+    ended = launch(waiting, hydra.launcher) if waiting else []
+    statuses = dict(zip([cell.folder for cell in waiting], ended, strict=True))
+    _compare([(cell, statuses.get(cell.folder, 0)) for cell in cells])
+    return max(statuses.values(), default=0)
+
+
+def make_cells(experiment: str, overrides: Sequence[str]) -> list[Cell]:
+    """Every cell of a grid, composed and checked, in a folder named by what differs.
+
+    Raises:
+        UserError: one of them is wrong, or named twice.
+    """
     parsed = _parse(overrides)
     for override in parsed:
-        if override.key_or_group.startswith("hydra.sweep") or (
-            override.key_or_group == "output_dir" and override.is_sweep_override()
-        ):
+        if override.key_or_group == "output_dir" and override.is_sweep_override():
             raise UserError(f"{override.input_line}: a grid has one folder: give one output_dir")
-    cells = grid_cells(overrides)
-    if len({tuple(cell) for cell in cells}) < len(cells):
+    chosen = grid_cells(overrides)
+    if len({tuple(cell) for cell in chosen}) < len(chosen):
         raise UserError("the grid names one cell twice: leave out repeated values")
-    for cell in cells:
-        config = compose_experiment(experiment, cell)
-    parent = config.output_dir or f"outputs/{config.experiment_name}/${{now:%Y-%m-%d_%H-%M-%S}}"
-    named_by = [override.key_or_group for override in parsed if override.is_sweep_override()]
-    named_for_all = {override.key_or_group for override in parsed} - set(named_by)
-    excluded = ",".join(["experiment", "experiment_name", "output_dir", *sorted(named_for_all)])
-    with experiment_overrides(experiment) as chosen, initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None, "initialised by the line before"
-        try:
-            batches = hydra.multirun(
-                CONFIG_NAME,
-                _cell,
-                [
-                    *chosen,
-                    *overrides,
-                    "hydra/job_logging=none",
-                    "hydra/hydra_logging=none",
-                    "hydra.sweeper.params=null",  # they are among the overrides by now
-                    f"hydra.sweep.dir={parent}",
-                    "hydra.sweep.subdir=${hydra.job.override_dirname}" if named_by else "hydra.sweep.subdir=run",
-                    f"hydra.job.config.override_dirname.exclude_keys=[{excluded}]",
-                ],
-            )
-        except OSError as error:
-            raise UserError(f"output_dir={parent} cannot hold the grid: {error.strerror}") from None
-    done = [job.return_value for batch in batches for job in batch]
-    _compare(done)
-    return max(status for _, status in done)
+    swept = [override.is_sweep_override() for override in parsed]
+    now = datetime.now()
+    cells = []
+    for values in chosen:
+        config = compose_experiment(experiment, values)
+        parent = config.output_dir or f"outputs/{config.experiment_name}/{now:%Y-%m-%d_%H-%M-%S}"
+        require_lasting_folder(config)
+        name = ",".join(sorted(value for value, differs in zip(values, swept, strict=True) if differs)) or "run"
+        config.output_dir = str(Path(parent) / name)
+        cells.append(Cell(experiment, [value for value in values if not value.startswith("output_dir=")], config))
+    return cells
 
 
 def _sweeps_of(experiment: str, overrides: Sequence[str]) -> list[str]:
@@ -107,46 +117,60 @@ def grid_cells(overrides: Sequence[str]) -> list[list[str]]:
     return [list(cell) for cell in itertools.product(*choices)]
 
 
-def _cell(config: DictConfig) -> tuple[str, int]:
-    """One cell, unless it was finished before; returns its folder and exit status."""
-    config.output_dir = HydraConfig.get().runtime.output_dir
-    if holds_finished(config) and not config.overwrite:
-        print(f"{config.output_dir}: finished before")
-        return config.output_dir, 0
-    try:
-        check(config)
-        start(config, HydraConfig.get().overrides.task)
-    except Exception as error:
-        return config.output_dir, report_error(error)
-    return config.output_dir, 0
-
-
-def _compare(cells: Sequence[tuple[str, int]]) -> None:
-    """Prints what the cells reached, side by side, and how to see more."""
-    parent = Path(cells[0][0]).parent
-    measured = {folder: _headline(Path(folder)) for folder, status in cells if status == 0}
-    columns = list(dict.fromkeys(name for values in measured.values() for name in values))
+def _compare(cells: Sequence[tuple[Cell, int]]) -> None:
+    """Prints what the cells reached, side by side, which is best, and how to see more."""
+    parent = cells[0][0].folder.parent
+    measured = {cell.folder: _figures(cell.folder) for cell, status in cells if status == 0}
+    columns = list(dict.fromkeys(name for figures in measured.values() for name in figures))
     table = Table(title=f"{len(cells)} cells under {parent}", title_justify="left")
     table.add_column("cell", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
-    for folder, status in cells:
-        values = measured.get(folder, {})
-        outcome = [values.get(column, "") for column in columns] if status == 0 else ["failed"]
-        table.add_row(Path(folder).name, *outcome)
+    for cell, status in cells:
+        figures = measured.get(cell.folder, {})
+        outcome = [figures[name].text if name in figures else "" for name in columns] if status == 0 else ["failed"]
+        table.add_row(cell.folder.name, *outcome)
     print(render(table))
     print(f"next:\n  tensorboard --logdir {parent}")
+    best = _best([(cell, measured[cell.folder]) for cell, status in cells if status == 0])
+    if best is not None:
+        print(f"best by {best[0]}, on the problems of the table:")
+        print(f"  {shlex.join(['codd', 'train', best[1].experiment, *best[1].overrides])}")
 
 
-def _headline(folder: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class Figure:
+    """One compared number of a cell: of which kind, how good, and how it is shown."""
+
+    kind: str
+    merit: float
+    text: str
+
+
+def _figures(folder: Path) -> dict[str, Figure]:
     """The compared figures of one cell, by what they are of."""
     rows: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())["metrics"]
     figures = {}
     for row in rows:
-        if row["name"] == ACCURACY and row["decoder"] != "factorized":
-            figures[f"{decoder_label(row)} @{row['steps_per_block']}"] = f"{100 * row['value']:.1f}"
-        elif row["name"] in BARRIER and row["head"] != "factorized":
-            figures[row["name"].replace("_", " ")] = f"{row['value']:.4f}"
-        elif row["name"] == GAIN:
-            figures["gain {:g}–{:g}".format(*row["mask_ratio"])] = f"{row['value']:.3f}"
+        name, value = row["name"], row["value"]
+        if name == ACCURACY and row["decoder"] != "factorized":
+            label = f"{decoder_label(row)} @{row['steps_per_block']}"
+            figures[label] = Figure("mean accuracy", value, f"{100 * value:.1f}")
+        elif name in BARRIER and row["head"] != "factorized":
+            merit = value if name == "one_step_right" else -value
+            figures[name.replace("_", " ")] = Figure(name.replace("_", " "), merit, f"{value:.4f}")
+        elif name == GAIN:
+            figures["gain {:g}–{:g}".format(*row["mask_ratio"])] = Figure("mean gain", value, f"{value:.3f}")
     return figures
+
+
+def _best(cells: Sequence[tuple[Cell, dict[str, Figure]]]) -> tuple[str, Cell] | None:
+    """The best of several cells by the first kind of figure that all of them have, and that kind."""
+    if len(cells) < 2:
+        return None
+    for kind in KINDS:
+        merits = [[figure.merit for figure in figures.values() if figure.kind == kind] for _, figures in cells]
+        if all(merits):
+            means = [sum(of_cell) / len(of_cell) for of_cell in merits]
+            return kind, cells[means.index(max(means))][0]
+    return None

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from codd_lightning.cli.arguments import EXPERIMENT_COMMANDS, build_parser, experiment_arguments
 from codd_lightning.cli.failure import report_error
+from codd_lightning.cli.slurm import Preempted, in_job, leave, notice
 
 # Where each command is; none of them is imported before it is asked for.
 MODULES = {
@@ -25,10 +26,14 @@ MODULES = {
     "demo": "demo",
     "lm-eval": "lm_eval",
 }
+# What goes on where it was stopped, so that a job of it may be queued again.
+RESUMABLE = ("train", "cache", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status: 0, 1 (our fault), 2 (mend the input), 130 (Ctrl-C)."""
+    """Runs the command; returns the exit status: 0, 1 (our fault), 2 (mend the input), 75 (its job of SLURM
+    is queued again), 130 (Ctrl-C).
+    """
     # Threads that wait in a busy loop: one other busy process on the machine makes everything ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -40,7 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         args = build_parser().parse_args(arguments)
     try:
+        if args.command in RESUMABLE and in_job():
+            notice.listen()
         return _dispatch(args)
+    except Preempted as reason:
+        return leave(reason)
     except BrokenPipeError:  # whoever reads our output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # so that closing it says nothing more
         return 0

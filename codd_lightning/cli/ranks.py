@@ -21,12 +21,13 @@ from omegaconf import DictConfig
 
 from codd_lightning.cli.failure import Failure, failure_of
 from codd_lightning.cli.run_folder import RunFolder
-from codd_lightning.cli.world import launched_outside, require_world, world_size
+from codd_lightning.cli.slurm import SIGNALS, STATUS, Preempted, in_job, notice
+from codd_lightning.cli.world import launched_outside, require_lasting_folder, require_world, world_size
+from codd_lightning.errors import UserError
 
 Work = Callable[[DictConfig, int], None]
 
 GRACE_SECONDS = 20.0  # for ranks to end by themselves after Ctrl-C
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1)  # of those who preempt; the ranks decide what to do
 
 
 class RankError(Exception):
@@ -43,8 +44,12 @@ def start(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     Raises:
         UserError: the ranks could not work.
         RankError: one of them failed.
+        Preempted: SLURM wants them to leave.
     """
     require_world(config)
+    require_lasting_folder(config)
+    if world_size(config) > 1 and launched_outside() and config.output_dir is None:
+        raise UserError("output_dir is needed where srun or torchrun starts the ranks: they cannot agree on a new one")
     if world_size(config) == 1 or launched_outside():
         from codd_lightning.cli.run import run
 
@@ -69,7 +74,9 @@ def run_on_ranks(work: Work, config: DictConfig, count: int) -> None:
 
     Raises:
         RankError: one of them failed.
+        Preempted: SLURM wants them to leave.
     """
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     ranks = Ranks(work, config, count)
     try:
         ranks.wait()
@@ -78,6 +85,9 @@ def run_on_ranks(work: Work, config: DictConfig, count: int) -> None:
         raise
     finally:
         ranks.kill()
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _train(config: DictConfig, rank: int, overrides: Sequence[str]) -> None:
@@ -110,6 +120,7 @@ class Ranks:
 
         Raises:
             RankError: one has not.
+            Preempted: SLURM wants them to leave.
         """
         running = set(self._reports)
         while running:
@@ -120,7 +131,8 @@ class Ranks:
             if any(failures):
                 time.sleep(0.5)  # others fail of the first one's end: a rank that was killed is the cause
                 failures += [self._outcome(report) for report in wait(list(running), timeout=0)]
-                raise RankError(max((f for f in failures if f), key=lambda f: f.weight))
+                heaviest = max((f for f in failures if f), key=lambda f: f.weight)
+                raise Preempted(heaviest.line) if heaviest.status == STATUS else RankError(heaviest)
 
     def interrupt(self) -> None:
         """Passes Ctrl-C on, and gives the ranks time to end."""
@@ -159,6 +171,8 @@ def _rank(work: Work, config: DictConfig, rank: int, count: int, port: int, repo
     """The life of one rank."""
     os.setpgid(0, 0)  # Ctrl-C comes by way of the first process
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if in_job():
+        notice.listen()  # to what came while this process began, too
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -194,13 +208,13 @@ def _forwarding_later(ranks: Ranks) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-    for number in FORWARDED:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for number in SIGNALS:
         signal.signal(number, lambda number, _: ranks.send(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _free_port() -> int:

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from codd_lightning.cli.slurm import restarted
 from codd_lightning.errors import UserError
 
 log = logging.getLogger("codd_lightning")
@@ -52,8 +53,9 @@ class RunFolder:
         """
         config = self._config
         resolved = OmegaConf.to_yaml(config, resolve=True)
+        overwrite = config.overwrite and not (restarted() and self._replaced.exists())  # a job does it once
         try:
-            if config.overwrite:
+            if overwrite:
                 self._require_replaceable()
             else:
                 self._require_continuable(resolved)
@@ -61,7 +63,7 @@ class RunFolder:
                 raise UserError(f"output_dir={self.path} is a file: name a folder")
             self.path.mkdir(parents=True, exist_ok=True)
             self.hold()
-            if config.overwrite:
+            if overwrite:
                 self._move_aside()
             write_text(self.config_file, resolved)
         except OSError as error:

@@ -24,6 +24,9 @@ def train_command(args: argparse.Namespace) -> int:
         return 0
     if args.multirun:
         return run_grid(args.experiment, args.overrides)
+    for override in args.overrides:
+        if override.startswith("hydra"):
+            raise UserError(f"{override} is for grids: add -m")
     start(config, args.overrides)
     return 0
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
@@ -15,7 +17,10 @@ from codd_lightning.cli.checkpoint_files import BEST, LAST, SyncedFiles, newest_
 from codd_lightning.cli.checkpoints import RunCheckpoints
 from codd_lightning.cli.console import ProgressBar
 from codd_lightning.cli.manifest import Manifest
+from codd_lightning.cli.preemption import LeaveWhenAsked
 from codd_lightning.cli.run_folder import RunFolder
+from codd_lightning.cli.slurm import in_job
+from codd_lightning.cli.world import launched_by_srun, launched_outside
 from codd_lightning.evaluation import Row, TakesResults
 from codd_lightning.strategies import DDP
 
@@ -47,9 +52,12 @@ class Training:
         self._trainer = make_trainer(
             config,
             experiment.module,
-            callbacks=[self._checkpoints, self._timer, LearningRateMonitor("step"), *bar, *experiment.callbacks],
+            callbacks=[
+                *(self._checkpoints, self._timer, LearningRateMonitor("step"), *bar, *experiment.callbacks),
+                *([LeaveWhenAsked(self._checkpoints)] if in_job() else []),  # last, as what it saves holds the others
+            ],
             logger=TensorBoardLogger(path, name="", version="tensorboard"),
-            plugins=[SyncedFiles(), *([LightningEnvironment()] if launched else [])],
+            plugins=[SyncedFiles(), *_environment(launched)],
             default_root_dir=path,
         )
         self.leads = bool(self._trainer.is_global_zero)
@@ -115,3 +123,11 @@ class Training:
     def seconds(self) -> float:
         """Of training, over all starts of the run."""
         return self._timer.time_elapsed()
+
+
+def _environment(launched: bool) -> list[ClusterEnvironment]:
+    """Where Lightning learns of the other ranks; torchrun's variables it finds itself."""
+    if launched or not launched_outside():
+        return [LightningEnvironment()]  # in a job of SLURM it would take the job's tasks for ranks
+    # its own way to queue a job again stops both ranks in the middle of a batch, where they wait for each other
+    return [SLURMEnvironment(auto_requeue=False)] if launched_by_srun() else []

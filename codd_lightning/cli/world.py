@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.cli.slurm import in_job
 from codd_lightning.configs.schema.training import DDP, EM, DeepSpeedZero, Muon
 from codd_lightning.errors import UserError
 
@@ -30,7 +31,23 @@ def accelerator_of(config: DictConfig) -> str:
 
 def launched_outside() -> bool:
     """Whether srun or torchrun starts the ranks, each with this same command."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ or launched_by_srun()
+
+
+def launched_by_srun() -> bool:
+    """Whether srun starts several ranks, each with this same command."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def require_lasting_folder(config: DictConfig) -> None:
+    """Refuses a folder named by the clock where the run would not find it again.
+
+    Raises:
+        UserError: names the option and the mend.
+    """
+    if config.output_dir is None and in_job():
+        name = f"outputs/{config.experiment_name}/$SLURM_JOB_ID"
+        raise UserError(f"output_dir is needed in a SLURM job, which looks there when it goes on: output_dir={name}")
 
 
 def require_world(config: DictConfig) -> None:
@@ -49,8 +66,6 @@ def require_world(config: DictConfig) -> None:
             f"data.batch_size={config.data.batch_size} is the global batch and does not divide by "
             f"trainer.devices={trainer.devices}{nodes}"
         )
-    if world_size(config) > 1 and launched_outside() and config.output_dir is None:
-        raise UserError("output_dir is needed where srun or torchrun starts the ranks: they cannot agree on a new one")
     if trainer.num_nodes > 1 and not launched_outside():
         raise UserError(f"trainer.num_nodes={trainer.num_nodes} needs srun or torchrun to start a rank on every device")
     _require_strategy(config)

@@ -316,11 +316,11 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_files(cache: Path, tmp_
 
 
 def test_the_environment_names_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"):
         monkeypatch.delenv(name, raising=False)
     assert Processes.of_environment() == Processes(rank=0, local_rank=0, size=1)
     monkeypatch.setenv("SLURM_PROCID", "5")
-    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     monkeypatch.setenv("SLURM_LOCALID", "1")
     assert Processes.of_environment() == Processes(rank=5, local_rank=1, size=8)
     monkeypatch.setenv("RANK", "2")

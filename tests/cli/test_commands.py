@@ -324,6 +324,31 @@ def test_a_grid_goes_on_after_a_failed_cell_and_skips_finished_ones(
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_cells_may_run_beside_each_other_and_the_best_is_a_line_to_paste(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [*SMALL, "trainer.max_epochs=1", "evaluation.examples=0", "callbacks=none"]
+    grid = tmp_path / "a grid's"
+    quoted = str(grid).replace("'", r"\'")
+    sweep = ["optimizer=adamw,muon", "optimizer.lr=0.1,0.0001", f"output_dir='{quoted}'"]
+    assert main(["train", "smoke", "-m", *small, *sweep, "hydra/launcher=local"]) == 2
+    printed = capsys.readouterr().out
+    assert {path.parent.name for path in grid.glob("*/results.json")} == {
+        "optimizer.lr=0.1,optimizer=adamw",
+        "optimizer.lr=0.0001,optimizer=adamw",
+    }
+    assert printed.count("failed, see") == 2
+    assert "optimizer=muon is for the matrices" in (grid / "optimizer.lr=0.1,optimizer=muon.log").read_text()
+    results = {path.parent.name: json.loads(path.read_text())["metrics"] for path in grid.glob("*/results.json")}
+    gains = {name: [row["value"] for row in rows if row["name"] == "cll_gain"] for name, rows in results.items()}
+    best = max(gains, key=lambda name: sum(gains[name]))
+    line = printed.splitlines()[-1].split()
+    assert line[:3] == ["codd", "train", "smoke"]
+    assert set(best.split(",")) <= set(line)
+    assert not any(word.startswith(("output_dir", "hydra")) for word in line)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 def test_an_experiment_may_name_its_grid_and_compare_at_equal_size(tmp_path: Path) -> None:
     small = [*SMALL, "callbacks=few_step_reasoning", "trainer.max_epochs=1", "evaluation.examples=0"]
     small.append("circuit.max_parameters=20000")

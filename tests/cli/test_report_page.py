@@ -46,7 +46,7 @@ def view(page: Browser, what: str = "textContent") -> str:
 def test_a_click_sorts_by_size_and_a_second_one_turns_it_round(page: Browser) -> None:
     last = page.evaluate("document.querySelectorAll('section').length - 3")  # every number
     column = f"[...document.querySelectorAll('#table{last} tbody td:nth-child(5)')].map(c => +c.dataset.number)"
-    header = f"#table{last} th:nth-child(4)"
+    header = f"#table{last} th:nth-child(5)"
     page.click(f"{header} button")
     page.wait(f"document.querySelector('{header}').getAttribute('aria-sort') === 'ascending'")
     values = page.evaluate(column)
