@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from codd_lightning.backbones import Backbone, load_backbone
+from codd_lightning.backbones import Backbone, encode_prompt, load_backbone
 from codd_lightning.circuits import Circuit
 from codd_lightning.cli.circuit_files import circuit_of
 from codd_lightning.cli.console import quiet_libraries
@@ -43,6 +43,7 @@ def generate_command(args: argparse.Namespace) -> int:
     backbone = load_backbone(args.backbone)
     if backbone.tokenizer is None:
         raise UserError(f"backbone {args.backbone} has no tokenizer, so it cannot read a prompt")
+    _warn_of_unknown(prompts, backbone)
     coupled = _tuned(args, coupled, circuit)
     decoders: list[tuple[DecodingConfig, Circuit | None]] = [(config, None)]
     if circuit is not None and args.proposal != "factorized":
@@ -118,6 +119,18 @@ def _prompts(args: argparse.Namespace) -> list[str]:
         except UnicodeEncodeError:
             raise UserError(f"prompt {prompt!r} is not valid text: it holds half a character") from None
     return prompts
+
+
+def _warn_of_unknown(prompts: list[str], backbone: Backbone) -> None:
+    """Says which prompts hold words that the backbone has never seen: it cannot tell them apart."""
+    unknown = getattr(backbone.tokenizer, "unk_token_id", None)
+    if unknown is None:
+        return
+    for prompt in prompts:
+        tokens = encode_prompt(prompt, backbone.tokenizer)
+        if found := tokens.count(unknown):
+            shown = prompt if len(prompt) <= 60 else f"{prompt[:59]}…"
+            print(f"codd: {found} of {len(tokens)} tokens of {shown!r} are unknown to the backbone", file=sys.stderr)
 
 
 def _prompt_of(line: str, number: int) -> str:

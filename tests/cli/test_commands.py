@@ -197,6 +197,12 @@ class TestGenerate:
         assert all(row["nfe"] <= 8 for row in rows)
         assert rows[1]["circuit_calls"] > 0
 
+    def test_words_that_the_backbone_has_never_seen_are_counted(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["generate", "What is π in Zürich?", PROMPT, "--steps", "2", "--json"]) == 0
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert "tokens of 'What is π in Zürich?' are unknown to the backbone" in said[0]
+
     def test_prompts_come_from_files_and_standard_input(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
