@@ -165,7 +165,11 @@ def _wait(cells: Sequence[Cell], jobs: dict[str, str]) -> None:
     """Until no cell's job is in the queue; says when each has ended."""
     left = list(cells)
     while left:
-        active = _active_jobs()
+        try:
+            active = _active_jobs()
+        except UserError:  # the controller answered before: it is busy, or starts again
+            time.sleep(POLL_SECONDS)
+            continue
         for cell in [cell for cell in left if jobs[cell.folder.name] not in active]:
             left.remove(cell)
             messages = cell.folder.parent / SUBMITIT / jobs[cell.folder.name]
@@ -179,18 +183,17 @@ def _active_jobs() -> set[str]:
     """Jobs of this user that wait, run or end, array tasks one by one.
 
     Raises:
-        UserError: there is no SLURM here.
+        UserError: there is no SLURM here, or it does not answer.
     """
-    while True:
-        try:
-            done = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%i"], capture_output=True, text=True)
-        except FileNotFoundError:
-            raise UserError(
-                "hydra/launcher=slurm: there is no squeue here; submit from a node of the cluster"
-            ) from None
-        if done.returncode == 0:
-            return set(done.stdout.split())
-        time.sleep(POLL_SECONDS)  # the controller is busy, or starts again
+    command = ["squeue", "--me", "-h", "-r", "-o", "%i"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError("hydra/launcher=slurm: there is no squeue here; submit from a node of the cluster") from None
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or ["no reason given"]
+        raise UserError(f"hydra/launcher=slurm: SLURM does not answer ({said[-1]})")
+    return set(done.stdout.split())
 
 
 LAUNCHERS: dict[str, Launcher] = {"basic": one_after_another, "local": some_at_a_time, "slurm": as_job_array}

@@ -208,3 +208,16 @@ def test_what_is_wrong_with_a_launcher_is_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_a_queue_that_does_not_answer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    grid = ["-m", "hydra/launcher=slurm", "seed=1,2", f"output_dir={tmp_path / 'grid'}"]
+    assert main(["train", "smoke", *grid]) == 2
+    error = capsys.readouterr().err
+    assert error == "codd: hydra/launcher=slurm: SLURM does not answer (Unable to contact slurm controller)\n"
