@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning as L
 from omegaconf import DictConfig
 
+from codd_lightning.backbones import device_of
 from codd_lightning.cli.build import Experiment, build
 from codd_lightning.cli.console import quiet_libraries
 from codd_lightning.cli.feasible import require_feasible
@@ -35,6 +36,7 @@ def open_trained(config: DictConfig, processes: Processes) -> tuple[FinishedRun 
     if processes.size > 1 and trained.backbone.get("device") == "cuda":
         trained.backbone.device = f"cuda:{processes.local_rank}"
     experiment = build(trained)
+    experiment.module.to(device_of(experiment.backbone))  # no trainer does it here
     require_feasible(trained, experiment, training=False)
     return run, trained, experiment
 
