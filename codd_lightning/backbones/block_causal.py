@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from codd_lightning.backbones.backbone import Backbone, Prediction, position_ids, select_positions
 from codd_lightning.backbones.key_values import KeyValues
@@ -54,12 +55,13 @@ class BlockCausalBackbone(Backbone):
             raise UserError("predict was asked for a position that its cache holds already")
         every = torch.ones_like(canvas) if attention_mask is None else attention_mask.to(torch.long)
         first = every.argmax(-1, keepdim=True)
+        past = cache.cache() if cache is not None else DynamicCache() if keep is not None else None
         output = self.model.base_model(
             input_ids=canvas[:, cached:],
             attention_mask=self._visible(every.bool(), response_start or 0)[:, None, cached:],
             position_ids=position_ids(every)[:, cached:],
-            use_cache=cache is not None or keep is not None,
-            past_key_values=self._past(cache, keep),
+            use_cache=past is not None,
+            past_key_values=past,
         )
         source = torch.maximum(source.expand(len(canvas), -1), first) - cached  # the first token has none before it
         hidden = select_positions(output.last_hidden_state, source)
@@ -74,8 +76,3 @@ class BlockCausalBackbone(Backbone):
         before = block[None, :] <= block[:, None]
         itself = columns[None, :] == columns[:, None]
         return (before & real[:, None, :]) | itself
-
-    def _past(self, cache: KeyValues | None, keep: Tensor | None) -> Any:
-        if cache is not None:
-            return cache.cache()
-        return None if keep is None else KeyValues.empty()

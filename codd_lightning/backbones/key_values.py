@@ -26,11 +26,6 @@ class KeyValues:
         layers: list[Any] = list(cache.layers)  # each with keys and values
         return cls([(layer.keys[:, :, columns], layer.values[:, :, columns]) for layer in layers], columns)
 
-    @staticmethod
-    def empty() -> DynamicCache:
-        """Where a pass puts its keys and values."""
-        return DynamicCache()
-
     def narrow(self, width: int) -> "KeyValues":
         """The same for a canvas that ends where the kept columns do."""
         return KeyValues(self.layers, self.columns[:width])

@@ -4,8 +4,6 @@ from codd_lightning.circuits.categorical import draw
 from codd_lightning.circuits.circuit import (
     CIRCUITS,
     Circuit,
-    Mode,
-    Posterior,
     describe,
     from_description,
     register_circuit,
@@ -21,6 +19,7 @@ from codd_lightning.circuits.hmm import HMM
 from codd_lightning.circuits.jpc import load_jpc, save_jpc
 from codd_lightning.circuits.latent import LatentCircuit
 from codd_lightning.circuits.mixture import Mixture
+from codd_lightning.circuits.posterior import Mode, Posterior
 from codd_lightning.circuits.search import Completions, beam_search, best_completion, sample_completions
 from codd_lightning.circuits.sizes import most_states
 from codd_lightning.circuits.tree import Tree

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from codd_lightning.circuits.circuit import Circuit, Posterior
+from codd_lightning.circuits.circuit import Circuit
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.latent_posterior import LatentPosterior
 from codd_lightning.circuits.messages import Messages
+from codd_lightning.circuits.posterior import Posterior
 from codd_lightning.circuits.scaling import modulate, normalize, normalize_log
 from codd_lightning.circuits.tables import Tables, normalized_emission
 

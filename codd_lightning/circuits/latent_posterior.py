@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from codd_lightning.circuits.circuit import Circuit, Mode, Posterior, normalized
+from codd_lightning.circuits.circuit import Circuit
 from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.messages import Messages
+from codd_lightning.circuits.posterior import Mode, Posterior, normalized
 from codd_lightning.circuits.scaling import normalize, rescale, safe
 from codd_lightning.circuits.tables import Tables, emission_entropy
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from codd_lightning.circuits.categorical import draw
-from codd_lightning.circuits.circuit import Posterior
 from codd_lightning.circuits.errors import CircuitError
+from codd_lightning.circuits.posterior import Posterior
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, most_states
 from codd_lightning.cli.cache_settings import open_cache
 from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.cli.tuned import label_of, tuned_for
 from codd_lightning.cli.world import accelerator_of, world_size
 from codd_lightning.configs.schema.data import Data
 from codd_lightning.configs.schema.data import Template as TemplateOptions
 from codd_lightning.data import CachedDataModule, TaskDataModule, Template
 from codd_lightning.decoding import DecodingConfig, require_fit
 from codd_lightning.errors import UserError
-from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.modules import Initialization, Noise, Schedule
 from codd_lightning.strategies import DDP, StrategyRecipe
 from codd_lightning.tasks import SPLITS, Task
@@ -172,13 +172,8 @@ def decoding_config(config: DictConfig, decoder: DictConfig, circuit: Circuit | 
         UserError: γ and τ are to be those that were chosen for the circuit, and none were.
     """
     options = {**config.decoding, "suppress_tokens": tuple(config.decoding.suppress_tokens)}
-    if options.pop("tuned") and decoder.proposal != "factorized":
-        label = decoder_label({"decoder": decoder.proposal, "remasking": decoder.remasking, "eos": decoder.eos})
-        choice = {} if circuit is None else circuit.tuned.get(label)
-        if choice is None:
-            raise UserError(f"decoding.tuned=true, and nothing was chosen for {label}: run codd tune first")
-        options |= {name: choice[name] for name in ("gamma", "tau") if name in choice}
-    return DecodingConfig(
+    tuned = options.pop("tuned")
+    decoding = DecodingConfig(
         proposal=decoder.proposal,
         remasking=decoder.remasking,
         eos=decoder.eos,
@@ -187,6 +182,12 @@ def decoding_config(config: DictConfig, decoder: DictConfig, circuit: Circuit | 
         block_length=config.data.block_length,
         **options,
     )
+    if not tuned or decoder.proposal == "factorized":
+        return decoding
+    chosen = tuned_for(circuit, decoding)
+    if chosen is None:
+        raise UserError(f"decoding.tuned=true, and nothing was chosen for {label_of(decoding)}: run codd tune first")
+    return decoding.replace(**chosen)
 
 
 def _callbacks(config: DictConfig, circuit: Circuit | None, data: TaskDataModule) -> list[L.Callback]:

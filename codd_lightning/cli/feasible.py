@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.compose import callbacks_of
-from codd_lightning.cli.world import require_world
+from codd_lightning.cli.world import require_devices, require_world
 from codd_lightning.diffusion import CANVASES
 from codd_lightning.errors import UserError
 from codd_lightning.modules import BackboneModule, CircuitModule
@@ -27,7 +27,10 @@ def require_feasible(config: DictConfig, experiment: Experiment, training: bool 
     Raises:
         UserError: names the option, its value and the mend.
     """
-    require_world(config)
+    if training:
+        require_world(config)
+    else:
+        require_devices(config)
     _check_precision(config)
     _check_data(config, experiment, training)
     if training:

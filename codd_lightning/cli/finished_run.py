@@ -90,7 +90,8 @@ class FinishedRun:
         """Adds to the manifest that the figures were measured again, when and with what."""
         file = self.path / "manifest.json"
         manifest = json.loads(file.read_text())
-        options = {name: OmegaConf.to_container(config[name], resolve=True) for name in ("evaluation", "decoding")}
+        used = ("evaluation", "decoding", "tuning")
+        options = {name: OmegaConf.to_container(config[name], resolve=True) for name in used}
         again = {"started": datetime.now().isoformat(timespec="seconds"), "command_line": sys.argv, **options}
         manifest["measured_again"] = [*manifest.get("measured_again", []), {**again, **versions_and_commit()}]
         write_text(file, json.dumps(manifest, indent=1, default=str) + "\n")

@@ -15,9 +15,9 @@ from codd_lightning.circuits import Circuit
 from codd_lightning.cli.circuit_files import circuit_of
 from codd_lightning.cli.console import quiet_libraries
 from codd_lightning.cli.trace import draw_trace
+from codd_lightning.cli.tuned import tuned_for
 from codd_lightning.decoding import DecodingConfig, Generation, generate
 from codd_lightning.errors import UserError
-from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.seeding import sample_generator
 
 DEFAULT_STEPS_PER_BLOCK = 8
@@ -86,9 +86,8 @@ def _configs(args: argparse.Namespace) -> tuple[DecodingConfig, DecodingConfig]:
 
 def _tuned(args: argparse.Namespace, decoder: DecodingConfig, circuit: Circuit | None) -> DecodingConfig:
     """A decoder with γ and τ as they were chosen for it, where the user has not chosen."""
-    labels = {"decoder": decoder.proposal, "remasking": decoder.remasking, "eos": decoder.eos}
-    choice = {} if circuit is None else circuit.tuned.get(decoder_label(labels), {})
-    return decoder.replace(**{k: choice[k] for k in ("gamma", "tau") if k in choice and getattr(args, k) is None})
+    chosen = tuned_for(circuit, decoder) or {}
+    return decoder.replace(**{name: value for name, value in chosen.items() if getattr(args, name) is None})
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:

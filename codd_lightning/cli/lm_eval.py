@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,10 +21,9 @@ def lm_eval_command(args: argparse.Namespace) -> int:
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("codd lm-eval needs lm-eval: pip install 'codd-lightning[lm-eval]'")
-    if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
-        from codd_lightning.cli.processes import Processes
+    from codd_lightning.cli.processes import Processes
 
-        Processes.of_environment().connect()
+    Processes.of_environment().connect()
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.registry import model_registry
 

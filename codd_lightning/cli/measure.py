@@ -32,7 +32,7 @@ from codd_lightning.evaluation import (
     template_rows,
     write_samples,
 )
-from codd_lightning.evaluation.few_step import Batch
+from codd_lightning.evaluation.few_step import SampleBatch
 from codd_lightning.evaluation.rows import series_label
 from codd_lightning.evaluation.tables import percent
 from codd_lightning.modules import Noise
@@ -199,7 +199,7 @@ def _require_own(path: Path, decisive: dict[str, Any], discard: bool) -> None:
     write_text(settings, text)
 
 
-def _progress(processes: Processes, batches: Iterable[Batch]) -> Iterator[Batch]:
+def _progress(processes: Processes, batches: Iterable[SampleBatch]) -> Iterator[SampleBatch]:
     """A bar over the samples that are left, with the time that they will take."""
     waiting = list(batches)
     share = SPLIT if processes.size == 1 else f"{SPLIT}, the first of {processes.size} shares"

@@ -15,7 +15,6 @@ from codd_lightning.errors import UserError
 PATIENCE = timedelta(days=7)
 Made = TypeVar("Made")
 
-
 # Where a process finds its number, its number on this machine, and how many there are: torchrun's names, and SLURM's.
 RANKS = (("RANK", "LOCAL_RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"))
 

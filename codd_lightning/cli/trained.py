@@ -1,5 +1,7 @@
 """An experiment whose backbone and circuit have learnt already: what is measured, tuned and shown."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -7,11 +9,18 @@ from omegaconf import DictConfig
 
 from codd_lightning.backbones import device_of
 from codd_lightning.cli.build import Experiment, build
-from codd_lightning.cli.console import quiet_libraries
+from codd_lightning.cli.compose import without_effect
+from codd_lightning.cli.console import log_to, quiet_libraries
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.finished_run import TRAINED, FinishedRun
+from codd_lightning.cli.manifest import Manifest, fingerprint
+from codd_lightning.cli.measure import count_parameters
 from codd_lightning.cli.processes import Processes
+from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.errors import UserError
+from codd_lightning.evaluation import Row, write_results
+
+log = logging.getLogger("codd_lightning")
 
 UNTRAINED_BACKBONE = "codd_lightning.backbones.new_backbone"
 WITHOUT_PARAMETERS = "codd_lightning.circuits.Factorized"
@@ -39,6 +48,46 @@ def open_trained(config: DictConfig, processes: Processes) -> tuple[FinishedRun 
     experiment.module.to(device_of(experiment.backbone))  # no trainer does it here
     require_feasible(trained, experiment, training=False)
     return run, trained, experiment
+
+
+def begin(config: DictConfig, run: FinishedRun | None, experiment: Experiment, folder: RunFolder) -> Manifest | None:
+    """Opens the log of a folder that is measured into, and the manifest of one that holds no run yet."""
+    log_to(folder.log_file)
+    for option in without_effect(config):
+        log.warning("%s has no effect here", option)
+    if run is not None:
+        return None
+    manifest = Manifest(folder, config)
+    manifest.update(fingerprints={"backbone": fingerprint(experiment.backbone)})
+    return manifest
+
+
+def keep(
+    config: DictConfig,
+    run: FinishedRun | None,
+    experiment: Experiment,
+    folder: RunFolder,
+    manifest: Manifest | None,
+    rows: Sequence[Row],
+    split: str,
+) -> None:
+    """Writes what was measured, beside what a finished run has that was not measured again."""
+    seconds = 0.0
+    if manifest is not None:
+        manifest.update()
+        seconds = manifest.seconds
+    if run is not None:
+        run.note_measurement(config)
+        rows = [*run.rows_beside(rows, split), *rows]
+        seconds = run.results["seconds"]
+    write_results(
+        folder.results_file,
+        experiment=config.experiment_name,
+        seconds=seconds,
+        parameters=count_parameters(experiment),
+        metrics=rows,
+    )
+    folder.finish()
 
 
 def _require_trained(config: DictConfig, folder: Path) -> None:

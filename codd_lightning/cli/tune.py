@@ -16,14 +16,11 @@ from tqdm.auto import tqdm
 from codd_lightning.circuits import Circuit, save_circuit
 from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.compose import compose_experiment
-from codd_lightning.cli.console import log_to
 from codd_lightning.cli.feasible import require_examples
-from codd_lightning.cli.manifest import Manifest
-from codd_lightning.cli.measure import count_parameters
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.train import print_keys
-from codd_lightning.cli.trained import open_trained
+from codd_lightning.cli.trained import begin, keep, open_trained
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import (
     FewStepEvaluation,
@@ -33,7 +30,6 @@ from codd_lightning.evaluation import (
     decoder_label,
     render,
     setting_of,
-    write_results,
 )
 from codd_lightning.evaluation.samples import Sample
 from codd_lightning.evaluation.tables import percent
@@ -96,21 +92,10 @@ def tune(config: DictConfig) -> dict[str, Choice]:
             folder.prepare()
         else:
             folder.hold()
-        log_to(folder.log_file)
-        manifest = Manifest(folder, config) if run is None else None
+        manifest = begin(config, run, experiment, folder)
         rows = _decode(evaluation, experiment, config.trainer.progress_bar)
         choices = _choose(rows, len(options.steps_per_block), grid)
-        kept: Sequence[Row] = [] if run is None else run.rows_beside(rows, SPLIT)
-        if manifest is not None:
-            manifest.update()
-        write_results(
-            folder.results_file,
-            experiment=config.experiment_name,
-            seconds=run.results["seconds"] if run is not None else manifest.seconds if manifest is not None else 0.0,
-            parameters=count_parameters(experiment),
-            metrics=[*kept, *rows],
-        )
-        folder.finish()
+        keep(config, run, experiment, folder, manifest, rows, SPLIT)
         _say(rows, choices)
         _write(Path(str(trained.circuit.path_or_repo)), experiment.circuit, choices)
     return choices

@@ -57,9 +57,7 @@ def require_world(config: DictConfig) -> None:
         UserError: names the option, its value and the mend.
     """
     trainer = config.trainer
-    if trainer.accelerator not in ACCELERATORS:
-        raise UserError(f"trainer.accelerator={trainer.accelerator} is not one of {', '.join(ACCELERATORS)}")
-    _require_devices(config)
+    require_devices(config)
     if config.data.batch_size % world_size(config):
         nodes = f" × trainer.num_nodes={trainer.num_nodes}" if trainer.num_nodes > 1 else ""
         raise UserError(
@@ -71,8 +69,15 @@ def require_world(config: DictConfig) -> None:
     _require_strategy(config)
 
 
-def _require_devices(config: DictConfig) -> None:
-    devices = config.trainer.devices
+def require_devices(config: DictConfig) -> None:
+    """Refuses more processes than there are devices, all that a measurement asks of the machine.
+
+    Raises:
+        UserError: names the option, its value and the mend.
+    """
+    accelerator, devices = config.trainer.accelerator, config.trainer.devices
+    if accelerator not in ACCELERATORS:
+        raise UserError(f"trainer.accelerator={accelerator} is not one of {', '.join(ACCELERATORS)}")
     if accelerator_of(config) == "cpu":
         cores = os.cpu_count() or 1
         if devices > cores:

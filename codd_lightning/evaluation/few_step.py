@@ -19,7 +19,7 @@ from codd_lightning.evaluation.samples import InMemory, Key, Sample, Store, key_
 from codd_lightning.seeding import sample_generator
 from codd_lightning.tasks import Task
 
-Progress = Callable[[Iterable["Batch"]], Iterable["Batch"]]
+Progress = Callable[[Iterable["SampleBatch"]], Iterable["SampleBatch"]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SampleBatch:
     """Problems that are decoded together: the unit of work that is dealt out, and done whole or not at all."""
 
     setting: Setting
@@ -92,7 +92,7 @@ class FewStepEvaluation:
             raise UserError(f"examples={self.examples} is more than the {len(self.dataset)} of the {self.split} split")
 
     @cached_property
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[SampleBatch]:
         """All work there is: in each setting, problems of similar length together."""
         found = []
         for setting in self.settings:
@@ -103,10 +103,10 @@ class FewStepEvaluation:
                 canvas = (len(chosen) + 1) * (lengths[position] + response)  # the longest comes last
                 full = len(chosen) == self.batch_size or (self.batch_tokens is not None and canvas > self.batch_tokens)
                 if chosen and full:
-                    found.append(Batch(setting, chosen))
+                    found.append(SampleBatch(setting, chosen))
                     chosen = []
                 chosen.append(position)
-            found.append(Batch(setting, chosen))
+            found.append(SampleBatch(setting, chosen))
         return found
 
     def decode(
@@ -132,7 +132,7 @@ class FewStepEvaluation:
         for batch in progress(mine):
             store.add(self.decode_batch(backbone, circuit, batch))
 
-    def decode_batch(self, backbone: AnyBackbone, circuit: Circuit | None, batch: Batch) -> list[Sample]:
+    def decode_batch(self, backbone: AnyBackbone, circuit: Circuit | None, batch: SampleBatch) -> list[Sample]:
         """The samples of one batch; one that does not fit into memory is decoded in halves.
 
         Raises:
@@ -158,7 +158,7 @@ class FewStepEvaluation:
     def _prompt(self, position: int, setting: Setting) -> list[int]:
         return self.dataset.prompt(position, setting.template)
 
-    def _samples(self, backbone: AnyBackbone, circuit: Circuit | None, batch: Batch) -> Iterator[Sample]:
+    def _samples(self, backbone: AnyBackbone, circuit: Circuit | None, batch: SampleBatch) -> Iterator[Sample]:
         started = time.perf_counter()
         try:
             generation = self._generate(backbone, circuit, batch)
@@ -174,7 +174,7 @@ class FewStepEvaluation:
         if generation is None:  # out of the handler, where the failed batch's tensors are still referred to
             half = len(batch.positions) // 2
             for part in (batch.positions[:half], batch.positions[half:]):
-                yield from self._samples(backbone, circuit, Batch(batch.setting, part))
+                yield from self._samples(backbone, circuit, SampleBatch(batch.setting, part))
             return
         seconds = (time.perf_counter() - started) / len(batch.positions)
         texts = generation.texts or [""] * len(batch.positions)
@@ -195,7 +195,7 @@ class FewStepEvaluation:
                 seconds=seconds,
             )
 
-    def _generate(self, backbone: AnyBackbone, circuit: Circuit | None, batch: Batch) -> Generation:
+    def _generate(self, backbone: AnyBackbone, circuit: Circuit | None, batch: SampleBatch) -> Generation:
         indices = [self.dataset.example(position)[1].index for position in batch.positions]
         return generate(
             backbone,

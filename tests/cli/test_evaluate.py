@@ -11,29 +11,11 @@ from omegaconf import OmegaConf
 from codd_lightning.cli.main import main
 from codd_lightning.cli.run_folder import RunFolder
 
-SMALL = [
-    "data.train_size=48",
-    "data.validation_size=16",
-    "data.test_size=16",
-    "trainer.max_epochs=1",
-    "trainer.progress_bar=false",
-    "trainer.num_threads=1",
-    "callbacks.few_step_reasoning.examples=2",
-    "evaluation.examples=4",
-    "evaluation.likelihood_examples=8",
-    "evaluation.steps_per_block=[4]",
-]
+from .small import SMALL
+
 MEASURE = [*SMALL, "evaluation.examples=12", "evaluation.batch_size=5", "evaluation.steps_per_block=[1,4]"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small finished run."""
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    assert main(["train", "smoke", *SMALL, f"output_dir={folder}"]) == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +238,23 @@ def _keep_settings(folder: Path, to: Path) -> None:
     finally:
         measuring.write_samples = write
     (folder / "samples").mkdir()
+
+
+def test_a_measurement_asks_nothing_of_the_batches_of_training(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    given = ["data.batch_size=7", "trainer.devices=2", f"output_dir={folder}"]  # 7 does not divide, and need not
+    assert main(["evaluate", "smoke", *SMALL, *given]) == 0
+
+
+def test_ctrl_c_before_anything_has_begun_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import codd_lightning.cli.evaluate as command
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "compose_experiment", interrupted)
+    assert main(["evaluate", "smoke"]) == 130
+    assert capfd.readouterr().err == "codd: interrupted\n"
