@@ -200,10 +200,11 @@ def _require_own(path: Path, decisive: dict[str, Any], discard: bool) -> None:
 
 
 def _progress(processes: Processes, batches: Iterable[SampleBatch]) -> Iterator[SampleBatch]:
-    """A bar over the samples that are left, with the time that they will take."""
+    """A bar over the denoising steps that are left, which cost alike: samples do not, and the last ones cost the most."""
     waiting = list(batches)
     share = SPLIT if processes.size == 1 else f"{SPLIT}, the first of {processes.size} shares"
-    with tqdm(total=sum(len(batch.positions) for batch in waiting), desc=share, unit="sample", leave=False) as bar:
-        for batch in waiting:
+    steps = [len(batch.positions) * batch.setting.config.steps for batch in waiting]
+    with tqdm(total=sum(steps), desc=share, unit="step", leave=False) as bar:
+        for batch, done in zip(waiting, steps, strict=True):
             yield batch
-            bar.update(len(batch.positions))
+            bar.update(done)
