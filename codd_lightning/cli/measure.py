@@ -200,7 +200,7 @@ def _require_own(path: Path, decisive: dict[str, Any], discard: bool) -> None:
 
 
 def _progress(processes: Processes, batches: Iterable[SampleBatch]) -> Iterator[SampleBatch]:
-    """A bar over the denoising steps that are left, which cost alike: samples do not, and the last ones cost the most."""
+    """A bar over the denoising steps left, which cost alike: samples do not, and the last ones cost the most."""
     waiting = list(batches)
     share = SPLIT if processes.size == 1 else f"{SPLIT}, the first of {processes.size} shares"
     steps = [len(batch.positions) * batch.setting.config.steps for batch in waiting]
