@@ -29,20 +29,20 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     circuit.reset_parameters(torch.Generator().manual_seed(0))
     save_circuit(circuit, folder / "outputs" / "quickstart" / "then" / "circuit")
     command = [sys.executable, "-m", "codd_lightning.cli.main", "demo"]
-    server = subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    try:
-        assert server.stdout is not None
-        taken, served = server.stdout.readline(), server.stdout.readline()
-        assert taken == "codd demo: no --circuit was given; taking the newest, outputs/quickstart/then/circuit\n"
-        assert served.startswith("codd demo: http://127.0.0.1:")
-        yield served.split()[2]
-        server.send_signal(signal.SIGINT)
-        out, err = server.communicate(timeout=120)  # on a machine that is busy with other things
-        assert (out, err, server.returncode) == ("", "codd: interrupted\n", 130)
-    finally:
-        server.kill()
+    ) as server:
+        try:
+            assert server.stdout is not None
+            taken, served = server.stdout.readline(), server.stdout.readline()
+            assert taken == "codd demo: no --circuit was given; taking the newest, outputs/quickstart/then/circuit\n"
+            assert served.startswith("codd demo: http://127.0.0.1:")
+            yield served.split()[2]
+            server.send_signal(signal.SIGINT)
+            out, err = server.communicate(timeout=120)  # on a machine that is busy with other things
+            assert (out, err, server.returncode) == ("", "codd: interrupted\n", 130)
+        finally:
+            server.kill()  # and waited for, so that what is left of it spoils no other test
 
 
 @pytest.fixture
