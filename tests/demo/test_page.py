@@ -30,7 +30,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     save_circuit(circuit, folder / "outputs" / "quickstart" / "then" / "circuit")
     command = [sys.executable, "-m", "codd_lightning.cli.main", "demo"]
     with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ},
+        # a shell starts what runs in the background deaf to Ctrl-C, and its children with it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as server:
         try:
             assert server.stdout is not None
@@ -39,7 +46,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert served.startswith("codd demo: http://127.0.0.1:")
             yield served.split()[2]
             server.send_signal(signal.SIGINT)
-            out, err = server.communicate(timeout=120)  # on a machine that is busy with other things
+            out, err = server.communicate(timeout=30)
             assert (out, err, server.returncode) == ("", "codd: interrupted\n", 130)
         finally:
             server.kill()  # and waited for, so that what is left of it spoils no other test
