@@ -1,5 +1,6 @@
 """What tests share: one thread, deterministic examples, fixture checkpoints and backbones that only pretend."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from codd_lightning.tasks import Example, Grade
 
 settings.register_profile("codd", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("codd")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """A shell starts what runs in the background deaf to Ctrl-C, and so would be the commands that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

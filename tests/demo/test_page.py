@@ -30,14 +30,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     save_circuit(circuit, folder / "outputs" / "quickstart" / "then" / "circuit")
     command = [sys.executable, "-m", "codd_lightning.cli.main", "demo"]
     with subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ},
-        # a shell starts what runs in the background deaf to Ctrl-C, and its children with it
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
     ) as server:
         try:
             assert server.stdout is not None
