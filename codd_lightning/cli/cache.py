@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
-from codd_lightning.cli.arguments import experiment_arguments
 from codd_lightning.cli.build import Experiment, build
 from codd_lightning.cli.cache_settings import asking_callbacks, new_cache, require_cacheable
 from codd_lightning.cli.compose import compose_experiment
@@ -20,7 +19,6 @@ from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import fingerprint
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.ranks import run_on_ranks
-from codd_lightning.cli.train import print_keys
 from codd_lightning.data import CacheFolder
 from codd_lightning.errors import UserError
 from codd_lightning.modules import write_evidence
@@ -30,15 +28,9 @@ LOWER_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 def cache_command(args: argparse.Namespace) -> int:
     """The command: writes a cache, or its own share of one."""
-    if args.experiment is None and args.help:
-        experiment_arguments("cache").print_help()
-        return 0
     if args.experiment is None:
         raise UserError("codd cache needs an EXPERIMENT: a name in experiments/ or a path; try codd cache smoke")
     config = compose_experiment(args.experiment, args.overrides)
-    if args.help:
-        print_keys("cache", args.experiment, config)
-        return 0
     experiment, folder = _prepared(config)
     processes = Processes.of_environment()
     if processes.size == 1 and config.trainer.devices > 1:

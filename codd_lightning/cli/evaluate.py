@@ -13,7 +13,6 @@ from codd_lightning.cli.measure import SPLIT, measure, say, warn_of_dropped
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.ranks import run_on_ranks
 from codd_lightning.cli.run_folder import RunFolder
-from codd_lightning.cli.train import print_keys
 from codd_lightning.cli.trained import begin, keep, open_trained
 from codd_lightning.cli.world import require_devices, require_lasting_folder
 from codd_lightning.errors import UserError
@@ -30,9 +29,6 @@ def evaluate_command(args: argparse.Namespace) -> int:
     folder: str | None = None
     try:
         config = compose_experiment(args.experiment, args.overrides)
-        if args.help:
-            print_keys("evaluate", args.experiment, config)
-            return 0
         require_lasting_folder(config)
         folder = config.output_dir = str(processes.first(lambda: RunFolder(config).path))
         if processes.size == 1 and config.trainer.devices > 1:

@@ -18,7 +18,6 @@ from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.launchers import LAUNCHERS, Cell, require_launcher
 from codd_lightning.cli.world import require_lasting_folder
 from codd_lightning.errors import UserError
-from codd_lightning.evaluation import decoder_label, render
 
 # Of the rows of a cell, these are compared; the factorized decoder is the same in most.
 ACCURACY = "strict_accuracy"
@@ -119,6 +118,8 @@ def grid_cells(overrides: Sequence[str]) -> list[list[str]]:
 
 def _compare(cells: Sequence[tuple[Cell, int]]) -> None:
     """Prints what the cells reached, side by side, which is best, and how to see more."""
+    from codd_lightning.evaluation import render  # takes torch, which a wrong command line need not wait for
+
     parent = cells[0][0].folder.parent
     measured = {cell.folder: _figures(cell.folder) for cell, status in cells if status == 0}
     columns = list(dict.fromkeys(name for figures in measured.values() for name in figures))
@@ -149,6 +150,8 @@ class Figure:
 
 def _figures(folder: Path) -> dict[str, Figure]:
     """The compared figures of one cell, by what they are of."""
+    from codd_lightning.evaluation import decoder_label
+
     rows: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())["metrics"]
     figures = {}
     for row in rows:

@@ -25,6 +25,7 @@ MODULES = {
     "export": "circuit_files",
     "demo": "demo",
     "lm-eval": "lm_eval",
+    "help": "help",  # of a command on an experiment
 }
 # What goes on where it was stopped, so that a job of it may be queued again.
 RESUMABLE = ("train", "cache", "evaluate")
@@ -59,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: argparse.Namespace) -> int:
     """Imports the command that was asked for, and runs it."""
-    module = importlib.import_module(f"codd_lightning.cli.{MODULES[args.command]}")
-    status: int = getattr(module, f"{args.command.replace('-', '_')}_command")(args)
+    command = "help" if getattr(args, "help", False) else args.command
+    module = importlib.import_module(f"codd_lightning.cli.{MODULES[command]}")
+    status: int = getattr(module, f"{command.replace('-', '_')}_command")(args)
     return status
 
 

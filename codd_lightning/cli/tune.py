@@ -19,7 +19,6 @@ from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.feasible import require_examples
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.run_folder import RunFolder
-from codd_lightning.cli.train import print_keys
 from codd_lightning.cli.trained import begin, keep, open_trained
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import (
@@ -45,9 +44,6 @@ def tune_command(args: argparse.Namespace) -> int:
     if args.experiment is None:
         raise UserError("codd tune needs an EXPERIMENT: a name in experiments/ or a path")
     config = compose_experiment(args.experiment, args.overrides)
-    if args.help:
-        print_keys("tune", args.experiment, config)
-        return 0
     config.output_dir = str(RunFolder(config).path)
     tune(config)
     return 0

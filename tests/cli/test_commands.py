@@ -249,16 +249,49 @@ class TestGenerate:
         assert words in capsys.readouterr().err
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, contextlib, io\n"
-        "from codd_lightning.cli.main import main\n"
-        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
-        "    main(['--help'])\n"
-        "print([name for name in ('torch', 'lightning', 'transformers', 'hydra') if name in sys.modules])\n"
-    )
+def imported_by(code: str) -> set[str]:
+    """The top-level packages that a fresh interpreter holds after running `code`."""
+    code += "\nprint(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return set(done.stderr.splitlines()[-1].split())
+
+
+HEAVY = {"torch", "numpy", "lightning", "transformers", "torchmetrics", "datasets", "matplotlib", "deepspeed"}
+
+
+@pytest.mark.parametrize(
+    ("line", "unwanted"),
+    [
+        ("--help", HEAVY | {"hydra"}),
+        ("train --help", HEAVY | {"hydra"}),
+        ("cache --help", HEAVY | {"hydra"}),
+        ("evaluate --help", HEAVY | {"hydra"}),
+        ("tune --help", HEAVY | {"hydra"}),
+        ("generate --help", HEAVY | {"hydra"}),
+        ("train smoke --help", HEAVY),
+        ("evaluate smoke --help", HEAVY),
+        ("train smoke circuit.num_state=4", HEAVY),
+        ("train smoke -m circuit.num_states=4,0", HEAVY),
+    ],
+)
+def test_help_and_errors_of_the_command_line_import_nothing_heavy(line: str, unwanted: set[str]) -> None:
+    code = (
+        "import contextlib, sys\n"
+        "from codd_lightning.cli.main import main\n"
+        "with contextlib.suppress(SystemExit):\n"
+        f"    main({line.split()!r})"
+    )
+    assert not imported_by(code) & unwanted
+
+
+def test_the_package_itself_imports_nothing_heavy() -> None:
+    assert not imported_by("import sys, codd_lightning") & (HEAVY | {"hydra"})
+
+
+@pytest.mark.parametrize("command", ["train", "cache", "evaluate", "tune"])
+def test_a_command_on_an_experiment_says_what_it_takes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: codd {command} ")
 
 
 def test_the_help_of_an_experiment_lists_groups_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
