@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint docs bench
+.PHONY: install quickstart test lint docs package bench
 
 install: $(STAMP)
 
@@ -31,6 +31,10 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# dist/: wheel and sdist, tried in an environment of their own
+package: $(STAMP)
+	$(BIN)/python .ci/package.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/circuits.py
