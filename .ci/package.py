@@ -37,7 +37,9 @@ def main() -> int:
     """Exit status 0 if the distributions are whole and work; they are then in dist/."""
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / "dist"
-        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", built, ROOT, quiet=True)
+        source = Path(folder) / "source"
+        copy_checkout(source)
+        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", built, source, quiet=True)
         (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
         require_whole(wheel, sdist)
         codd = install(wheel, Path(folder) / "venv")
@@ -69,18 +71,25 @@ def require_whole(wheel: Path, sdist: Path) -> None:
 
 
 def package_files() -> set[str]:
-    """Every file that git knows of the package, at its place in it."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "codd_lightning", *PLACES],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    files = {name for name in listed if name not in LINKS and (ROOT / name).exists()}
+    """Every file of the package, at its place in it."""
+    files = {name for name in files_of_checkout() if name.startswith(("codd_lightning/", *PLACES))} - LINKS
     for top, place in PLACES.items():
         files = {place + name.removeprefix(top) if name.startswith(top) else name for name in files}
     return files
+
+
+def files_of_checkout() -> list[str]:
+    """Every file that git knows or would know, as it lies here, committed or not."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [name for name in listed if os.path.lexists(ROOT / name)]
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copies the checkout without what earlier builds left: setuptools packs all that a stale egg-info lists."""
+    for name in files_of_checkout():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
 
 
 def install(wheel: Path, folder: Path) -> Path:
