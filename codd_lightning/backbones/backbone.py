@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from codd_lightning.backbones.key_values import KeyValues
+from codd_lightning.backbones.key_values import KeyValues, cache_of, caching
 from codd_lightning.errors import UserError
 
 
@@ -143,10 +143,9 @@ class Backbone(nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=places,
-            use_cache=keep is not None,
-            past_key_values=None if keep is None else DynamicCache(),
+            **caching(None if keep is None else DynamicCache()),
         )
-        return output.last_hidden_state, None if keep is None else KeyValues.of(output.past_key_values, keep)
+        return output.last_hidden_state, None if keep is None else KeyValues.of(cache_of(output), keep)
 
     def _predict_with(
         self, cache: KeyValues, canvas: Tensor, positions: Tensor, attention_mask: Tensor | None
@@ -160,8 +159,7 @@ class Backbone(nn.Module):
             input_ids=canvas[:, active],
             attention_mask=cache.visible(None if attention_mask is None else every),
             position_ids=position_ids(every)[:, active],
-            use_cache=True,
-            past_key_values=cache.cache(),
+            **caching(cache.cache()),
         )
         place = active.cumsum(0) - 1  # of a column among those computed
         if self.shifted and attention_mask is not None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from codd_lightning.backbones.backbone import Backbone, Prediction, position_ids, select_positions
-from codd_lightning.backbones.key_values import KeyValues
+from codd_lightning.backbones.key_values import KeyValues, cache_of, caching
 from codd_lightning.errors import UserError
 
 
@@ -60,12 +60,11 @@ class BlockCausalBackbone(Backbone):
             input_ids=canvas[:, cached:],
             attention_mask=self._visible(every.bool(), response_start or 0)[:, None, cached:],
             position_ids=position_ids(every)[:, cached:],
-            use_cache=past is not None,
-            past_key_values=past,
+            **caching(past),
         )
         source = torch.maximum(source.expand(len(canvas), -1), first) - cached  # the first token has none before it
         hidden = select_positions(output.last_hidden_state, source)
-        kept = cache if keep is None else KeyValues.of(output.past_key_values, keep).narrow(int(keep.sum()))
+        kept = cache if keep is None else KeyValues.of(cache_of(output), keep).narrow(int(keep.sum()))
         return Prediction(self.model.get_output_embeddings()(hidden), hidden, kept)
 
     def _visible(self, real: Tensor, response_start: int) -> Tensor:

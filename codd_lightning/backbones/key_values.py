@@ -1,11 +1,26 @@
 """Keys and values of some columns of a canvas, kept between passes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+# How models call their cache, in what they take and return: transformers 5.24 renamed it, and 5.40 drops the old name.
+CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
+
+
+def caching(cache: Cache | None) -> dict[str, Any]:
+    """What a model is called with to read and fill a cache; None: to keep none."""
+    return {"use_cache": cache is not None, CACHE: cache}
+
+
+def cache_of(output: Any) -> Cache:
+    """The cache that a model returned."""
+    cache: Cache = getattr(output, CACHE)
+    return cache
 
 
 @dataclass(frozen=True)
