@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint docs package bench
+.PHONY: install quickstart test lint docs package matrix bench
 
 install: $(STAMP)
 
@@ -35,6 +35,18 @@ docs: $(STAMP)
 # dist/: wheel and sdist, tried in an environment of their own
 package: $(STAMP)
 	$(BIN)/python .ci/package.py
+
+# The library's tests on the oldest supported versions and on the newest that pip finds: docs/versions.md
+matrix: matrix-oldest matrix-newest
+
+CHOSEN_oldest := --constraint constraints-oldest.txt
+CHOSEN_newest := --upgrade
+
+matrix-%:
+	$(PYTHON) -m venv build/$@
+	build/$@/bin/python -m pip install --quiet --disable-pip-version-check $(CHOSEN_$*) --editable . pytest hypothesis
+	build/$@/bin/python -m pip list --format freeze | grep -E '^(torch|lightning|transformers)=='
+	build/$@/bin/python -m pytest tests/backbones tests/circuits tests/decoding tests/modules
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/circuits.py
