@@ -13,6 +13,7 @@ from codd_lightning.backbones.identity import files_digest
 from codd_lightning.backbones.key_values import KeyValues
 from codd_lightning.backbones.loading import load_backbone
 from codd_lightning.backbones.scratch import new_backbone, save_backbone
+from codd_lightning.backbones.stored import StoredTensor
 from codd_lightning.backbones.text import encode_prompt
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "ExactBackbone",
     "KeyValues",
     "Prediction",
+    "StoredTensor",
     "as_backbone",
     "device_of",
     "encode_prompt",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from codd_lightning.backbones.key_values import KeyValues, cache_of, caching
+from codd_lightning.backbones.stored import StoredTensor
 from codd_lightning.errors import UserError
 
 
@@ -72,6 +73,7 @@ class Backbone(nn.Module):
         self.shifted = shifted
         self.lookback = int(shifted)
         self.original_config: dict[str, Any] | None = None  # config.json of the format it came in
+        self.stored: dict[str, StoredTensor] | None = None  # where the model's weights lie, until it has them
         self.vocab_size = int(
             model.get_output_embeddings().weight.shape[0]
         )  # rows of the head: may pass config.vocab_size

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from codd_lightning.backbones.backbone import Backbone, device_of
 from codd_lightning.backbones.block_causal import BlockCausalBackbone
 from codd_lightning.backbones.families import FAMILIES, Family
+from codd_lightning.backbones.stored import readable, stored_weights
 from codd_lightning.errors import UserError
 
 BUNDLED = {"codd_tiny": Path(__file__).parent / "codd_tiny"}
@@ -34,7 +34,8 @@ def load_backbone(
     Args:
         path_or_repo: "codd_tiny" (bundled), a folder, or a Hub id.
         dtype: of the weights; "auto" is bfloat16 where the hardware multiplies it natively, else float32.
-        device: where they go; "meta" reads none: a backbone that knows its tokens and shape, and predicts nothing.
+        device: where they go; "meta" reads none: a backbone that knows its tokens, its shape and where its weights lie
+            (`stored`), and predicts nothing until it is given them.
         attention: the kernel of full attention, "sdpa" or "eager"; "block_causal" lets a token see its own block and
             all before it (bd3lm, SDAR, Fast-dLLM v2).
         block_length: tokens of a block, for block-causal attention only.
@@ -64,15 +65,18 @@ def load_backbone(
     without_weights = torch.device(device).type == "meta"
     kernel = "sdpa" if attention == BLOCK_CAUSAL else attention
     model = _load_model(folder, family, original, torch_dtype, kernel, without_weights)
+    if not without_weights:
+        torch.nn.Module.to(model, device)
     make = Backbone if block_length is None else partial(BlockCausalBackbone, block_length=block_length)
     backbone = make(
-        torch.nn.Module.to(model, device),
+        model,
         mask_token_id=_mask_token_id(folder, original, tokenizer),
         eos_token_ids=_eos_token_ids(folder, family, original, tokenizer),
         tokenizer=tokenizer,
         shifted=family.shifted,
     )
     backbone.original_config = original
+    backbone.stored = stored_weights(folder, family.key_mapping, model) if without_weights else None
     backbone.eval()
     if not 0 <= backbone.mask_token_id < backbone.vocab_size:
         raise UserError(
@@ -137,10 +141,9 @@ def _resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtyp
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if dtype == "auto":
+        on_gpu = device.type == "cuda" or (device.type == "meta" and torch.cuda.is_available())
         native = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if device.type == "cuda"
-            else torch.cpu._is_avx512_bf16_supported()
+            torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.cpu._is_avx512_bf16_supported()
         )
         return torch.bfloat16 if native else torch.float32
     if dtype not in DTYPES:
@@ -170,28 +173,42 @@ def _load_model(
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no safetensors weights")
     if without_weights:
-        with torch.device("meta"):
-            return model_class(config)
+        return _without_weights(model_class, config, dtype, attention)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()  # what does not fit is reported below
     try:
-        model, info = model_class.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            key_mapping=dict(family.key_mapping) or None,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise UserError(f"{folder}: the weights cannot be read: {str(error).splitlines()[0]}") from None
+        with readable(folder):
+            model, info = model_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                key_mapping=dict(family.key_mapping) or None,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     finally:
         transformers.logging.set_verbosity(verbosity)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             raise UserError(f"{folder}: {kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[:4]}")
+    return model
+
+
+def _without_weights(
+    model_class: Any, config: transformers.PretrainedConfig, dtype: torch.dtype, attention: str
+) -> transformers.PreTrainedModel:
+    """A model whose parameters are on torch's meta device; what it computes of its configuration is there."""
+    with torch.device("meta"):
+        model: transformers.PreTrainedModel = model_class._from_config(
+            config, dtype=dtype, attn_implementation=attention
+        )
+    for module in model.modules():
+        if any(True for _ in module.buffers(recurse=False)):
+            for name, buffer in module.named_buffers(recurse=False):
+                module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+            model._init_weights(module)  # as transformers fills them, which makes all its models this way
     return model
 
 

@@ -27,13 +27,17 @@ from codd_lightning.modules import Initialization, Noise, Schedule
 from codd_lightning.strategies import DDP, StrategyRecipe
 from codd_lightning.tasks import SPLITS, Task
 
+PRETRAINED = "codd_lightning.backbones.load_backbone"
 # What every data choice has.
 DATA_OPTIONS = {option.name for option in fields(Data)}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The objects of one run; with a cache, the backbone is without weights until `with_weights` gives them."""
+    """The objects of one run; with a cache, the backbone is without weights until `with_weights` gives them.
+
+    So it is where the strategy reads them, a piece on each rank.
+    """
 
     task: Task
     backbone: Backbone
@@ -47,14 +51,18 @@ class Experiment:
     initialization: Initialization
 
 
-def build(config: DictConfig) -> Experiment:
+def build(config: DictConfig, in_pieces: bool = False) -> Experiment:
     """Builds everything that a run needs, in the order in which one thing needs another.
+
+    Args:
+        config: of the run.
+        in_pieces: leave the backbone's weights to the strategy.
 
     Raises:
         UserError: values do not fit together.
     """
     task = make_task(config)
-    backbone = _backbone(config, task, weights=config.cache.path is None)
+    backbone = _backbone(config, task, weights=config.cache.path is None and not in_pieces)
     if not backbone.eos_token_ids:
         raise UserError("the backbone names no end-of-sequence token, so responses could not end")
     data = make_data(config, task, backbone)
@@ -76,6 +84,16 @@ def build(config: DictConfig) -> Experiment:
     return Experiment(task, backbone, circuit, data, cache, noise, module, decoders, callbacks, initialization)
 
 
+def comes_in_pieces(config: DictConfig) -> bool:
+    """Whether the backbone gets its weights from the strategy, which splits them among the ranks as it reads.
+
+    One that is made from scratch has none to read, and one that is asked for the circuit's start must be whole.
+    """
+    initialization = make(config.initialization, Initialization, "initialization")
+    stored = config.backbone._target_ == PRETRAINED
+    return make_strategy(config).shards and stored and not initialization.asks_backbone
+
+
 def with_weights(config: DictConfig, experiment: Experiment) -> Experiment:
     """The same with the backbone's weights in memory: what is measured after training from a cache needs them."""
     if experiment.cache is None:
@@ -91,7 +109,8 @@ def _backbone(config: DictConfig, task: Task, weights: bool) -> Backbone:
     backbone: Backbone = make(
         options, BackboneLike, "backbone", texts=_texts(config, task), seed=config.seed, task=task
     )
-    return backbone if weights else backbone.to("meta")
+    in_files = getattr(backbone, "stored", None) is not None
+    return backbone if weights or in_files else backbone.to("meta")
 
 
 def _circuit(config: DictConfig, backbone: Backbone) -> Circuit:

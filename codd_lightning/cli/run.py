@@ -9,9 +9,9 @@ from pathlib import Path
 import lightning as L
 from omegaconf import DictConfig
 
-from codd_lightning.backbones import save_backbone
+from codd_lightning.backbones import files_digest, save_backbone
 from codd_lightning.circuits import save_circuit
-from codd_lightning.cli.build import Experiment, build, with_weights
+from codd_lightning.cli.build import Experiment, build, comes_in_pieces, with_weights
 from codd_lightning.cli.compose import settings_of, without_effect
 from codd_lightning.cli.console import log_to, quiet_libraries
 from codd_lightning.cli.failure import disk_is_full
@@ -39,7 +39,7 @@ def run(config: DictConfig, local_rank: int | None = None, overrides: Sequence[s
     """
     quiet_libraries()
     L.seed_everything(config.seed, verbose=False)
-    experiment = build(config)  # what does not fit fails here, unwritten
+    experiment = build(config, in_pieces=comes_in_pieces(config))  # what does not fit fails here, unwritten
     require_feasible(config, experiment)
     folder = RunFolder(config)
     training = Training(config, experiment, folder.path, launched=local_rank is not None)
@@ -52,9 +52,7 @@ def run(config: DictConfig, local_rank: int | None = None, overrides: Sequence[s
         manifest = None
         if training.leads:
             manifest = Manifest(folder, config)
-            cache = experiment.cache
-            weights = fingerprint(experiment.backbone) if cache is None else cache.folder.backbone
-            manifest.update(fingerprints={"backbone": weights})
+            manifest.update(fingerprints={"backbone": _weights_of(config, experiment)})
         parameters = count_parameters(experiment)
         log.info(
             "%s → %s  (backbone %s parameters, circuit %s)",
@@ -80,6 +78,14 @@ def run(config: DictConfig, local_rank: int | None = None, overrides: Sequence[s
     finally:
         folder.close()
     return folder.path
+
+
+def _weights_of(config: DictConfig, experiment: Experiment) -> str:
+    """Which weights the backbone has: by themselves, or by their files where this rank never sees them all."""
+    if experiment.cache is not None:
+        return experiment.cache.folder.backbone
+    unread = getattr(experiment.backbone, "stored", None) is not None
+    return files_digest(config.backbone.path_or_repo) if unread else fingerprint(experiment.backbone)
 
 
 def _finish(

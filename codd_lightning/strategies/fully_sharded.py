@@ -1,11 +1,15 @@
 """FSDP2 through Lightning: torch's `fully_shard` on each layer of the backbone, and on the rest."""
 
+from functools import partial
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+from codd_lightning.strategies.pieces import fill, local_rows
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -26,7 +30,14 @@ class FullyShardedStrategy(ModelParallelStrategy):
         module: Any = self.lightning_module
         module.configure_model = self._shard  # Lightning insists on it, and calls it no more by now
         self._shard()
+        fill(module, partial(local_rows, device=self.root_device))
         super().setup(trainer)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """What is trained, whole on the first rank; what is frozen is gathered nowhere."""
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        return get_model_state_dict(self.model, options=options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         assert self.lightning_module is not None

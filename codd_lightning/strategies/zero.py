@@ -11,6 +11,8 @@ from lightning.pytorch.plugins import DeepSpeedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
+from codd_lightning.backbones import StoredTensor
+from codd_lightning.strategies.pieces import fill
 from codd_lightning.strategies.zero_checkpoints import no_pickles
 
 
@@ -22,6 +24,30 @@ class KeptPrecision(DeepSpeedPrecision):
 
     def convert_input(self, data: Any) -> Any:
         return data
+
+
+class Partition:
+    """Splits a tensor among the ranks as soon as it is read, as `deepspeed.zero.Init` splits the ones of new modules.
+
+    Args:
+        config: DeepSpeed's.
+        device: of this rank.
+    """
+
+    def __init__(self, config: dict[str, Any], device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._first: Any = None
+
+    def __call__(self, stored: StoredTensor, parameter: nn.Parameter) -> nn.Parameter:
+        filled = nn.Parameter(stored.read(parameter.dtype, self._device), parameter.requires_grad)
+        if self._first is None:
+            import deepspeed
+
+            deepspeed.zero.Init(module=nn.ParameterList([filled]), config_dict_or_path=self._config)
+            self._first = filled
+        else:
+            self._first.convert_to_zero_parameters(param_list=[filled])
+        return filled
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -41,6 +67,10 @@ class ZeroStrategy(DeepSpeedStrategy):
     def setup(self, trainer: L.Trainer) -> None:
         precision: Any = self.precision_plugin.precision  # one that DeepSpeed knows: Lightning has looked
         self.precision_plugin = KeptPrecision(precision)
+        if self.zero_stage_3:
+            assert self.lightning_module is not None
+            assert self.config is not None
+            fill(self.lightning_module, Partition(self.config, self.root_device))
         super().setup(trainer)
 
     def setup_environment(self) -> None:
