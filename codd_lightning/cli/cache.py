@@ -19,6 +19,7 @@ from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import fingerprint
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.ranks import run_on_ranks
+from codd_lightning.cli.slurm import progress
 from codd_lightning.data import CacheFolder
 from codd_lightning.errors import UserError
 from codd_lightning.modules import write_evidence
@@ -32,6 +33,7 @@ def cache_command(args: argparse.Namespace) -> int:
         raise UserError("codd cache needs an EXPERIMENT: a name in experiments/ or a path; try codd cache smoke")
     config = compose_experiment(args.experiment, args.overrides)
     experiment, folder = _prepared(config)
+    progress.watch(folder.path, "*.arrow")
     processes = Processes.of_environment()
     if processes.size == 1 and config.trainer.devices > 1:
         run_on_ranks(_rank, config, config.trainer.devices)

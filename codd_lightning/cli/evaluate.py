@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -13,6 +14,7 @@ from codd_lightning.cli.measure import SPLIT, measure, say, warn_of_dropped
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.ranks import run_on_ranks
 from codd_lightning.cli.run_folder import RunFolder
+from codd_lightning.cli.slurm import progress
 from codd_lightning.cli.trained import begin, keep, open_trained
 from codd_lightning.cli.world import require_devices, require_lasting_folder
 from codd_lightning.errors import UserError
@@ -31,6 +33,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
         config = compose_experiment(args.experiment, args.overrides)
         require_lasting_folder(config)
         folder = config.output_dir = str(processes.first(lambda: RunFolder(config).path))
+        progress.watch(Path(folder), "samples/*")
         if processes.size == 1 and config.trainer.devices > 1:
             require_devices(config)
             run_on_ranks(_rank, config, config.trainer.devices)

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from codd_lightning.cli.failure import Failure, failure_of
 from codd_lightning.cli.run_folder import RunFolder
-from codd_lightning.cli.slurm import SIGNALS, STATUS, Preempted, in_job, notice
+from codd_lightning.cli.slurm import SIGNALS, STATUS, Preempted, in_job, notice, progress
 from codd_lightning.cli.world import launched_outside, require_lasting_folder, require_world, world_size
 from codd_lightning.errors import UserError
 
@@ -48,6 +48,8 @@ def start(config: DictConfig, overrides: Sequence[str] = ()) -> Path:
     """
     require_world(config)
     require_lasting_folder(config)
+    if in_job():
+        progress.watch(Path(config.output_dir), "checkpoints/*.ckpt", "samples/*")
     if world_size(config) > 1 and launched_outside() and config.output_dir is None:
         raise UserError("output_dir is needed where srun or torchrun starts the ranks: they cannot agree on a new one")
     if world_size(config) == 1 or launched_outside():

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 # The early warning of --signal, submitit's, and what comes with preemption, scancel and the end of the time limit.
@@ -78,11 +80,43 @@ class Notice:
 notice = Notice()
 
 
+class Progress:
+    """What this start of a job has saved, so that a job which gets no further does not queue itself for ever."""
+
+    def __init__(self) -> None:
+        self._watched: list[tuple[Path, str]] = []
+        self._before = self._saved()
+
+    def watch(self, folder: Path, *patterns: str) -> None:
+        """Looks, now and when the job leaves, at the files that its next start would go on from."""
+        self._watched = [(folder, pattern) for pattern in patterns]
+        self._before = self._saved()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a job that was queued again has saved nothing since: its next start would only do the same.
+
+        The first start is always given a second one: it may have been asked to leave early.
+        """
+        return restarted() and self._saved() == self._before
+
+    def _saved(self) -> list[tuple[str, int, int]]:
+        found = []
+        for file in sorted(file for folder, pattern in self._watched for file in folder.glob(pattern)):
+            with suppress(FileNotFoundError):  # another rank has just replaced it
+                stat = file.stat()
+                found.append((str(file), stat.st_size, stat.st_mtime_ns))
+        return found
+
+
+progress = Progress()
+
+
 def leave(reason: Preempted) -> int:
     """Says why this process ends, and has SLURM queue its job again; returns the exit status.
 
     SLURM then ends what is left of the job. A job that SLURM is ending already (cancelled, or preempted and queued
-    again by SLURM itself) is left alone.
+    again by SLURM itself) is left alone, and one that got no further since it was queued again ends.
     """
     job = job_id()
     if int(os.environ.get("SLURM_PROCID", 0)):
@@ -92,6 +126,13 @@ def leave(reason: Preempted) -> int:
         print(f"codd: SLURM's signal came: {reason}", file=sys.stderr, flush=True)
     try:
         state = _ask("squeue", "-h", "-j", job, "-o", "%T")
+        if state == "RUNNING" and progress.stuck:
+            print(
+                f"codd: job {job} has saved nothing since it was queued again, and is not queued once more: "
+                "give it more time, or let it save more often; start it again to continue",
+                file=sys.stderr,
+            )
+            return 2
         if state == "RUNNING":
             print(f"codd: queueing job {job} again", file=sys.stderr, flush=True)
             _ask("scontrol", "requeue", job)

@@ -12,6 +12,7 @@ import pytest
 from codd_lightning.cli import slurm
 from codd_lightning.cli.main import main
 from codd_lightning.cli.preemption import LeaveWhenAsked
+from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.slurm import STATUS, Notice, Preempted
 from codd_lightning.evaluation import FewStepEvaluation
 from codd_lightning.modules import CircuitModule
@@ -136,6 +137,57 @@ def test_a_task_of_an_array_is_queued_again_alone(
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     slurm.leave(Preempted("saved"))
     assert job() == ["requeue 7_2"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "queued"),
+    [
+        (CircuitModule, "training_step", 1, True),  # one batch further
+        (CircuitModule, "validation_step", 1, False),  # trained to the epoch's end, and validation lost it
+        (RunFolder, "prepare", 1, False),  # not even that far
+    ],
+)
+def test_a_job_that_gets_no_further_ends_instead_of_being_queued_for_ever(
+    owner: type,
+    name: str,
+    call: int,
+    queued: bool,
+    job: Callable[[], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, rarely = tmp_path / "run", "trainer.checkpoint_every_n_steps=null"
+    with monkeypatch.context() as patched:
+        signal_in(patched, CircuitModule, "training_step", 3)
+        assert train(run, "smoke", rarely) == STATUS
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(slurm.notice, "given", False)
+    monkeypatch.setattr(slurm.notice, "_deferred", False)
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        signal_in(patched, owner, name, call)
+        assert train(run, "smoke", rarely) == (STATUS if queued else 2)
+    assert job() == ["requeue 7"] * (2 if queued else 1)
+    error = capsys.readouterr().err
+    assert ("job 7 has saved nothing since it was queued again" in error) is not queued
+    assert error.count("\n") == 2
+
+
+def test_samples_that_were_decoded_are_progress(
+    job: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    slurm.progress.watch(tmp_path, "samples/*")
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "1.jsonl").write_text("{}\n")
+    assert slurm.leave(Preempted("saved")) == STATUS
+    slurm.progress.watch(tmp_path, "samples/*")
+    assert slurm.leave(Preempted("saved")) == 2
+    with (tmp_path / "samples" / "1.jsonl").open("a") as file:
+        file.write("{}\n")
+    assert slurm.leave(Preempted("saved")) == STATUS
+    assert job() == ["requeue 7"] * 2
 
 
 @pytest.mark.usefixtures("_own_handlers")
