@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from codd_lightning.cli.failure import Failure, failure_of
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.slurm import SIGNALS, STATUS, Preempted, in_job, notice, progress
-from codd_lightning.cli.world import launched_outside, require_lasting_folder, require_world, world_size
+from codd_lightning.cli.world import accelerator_of, launched_outside, require_lasting_folder, require_world, world_size
 from codd_lightning.errors import UserError
 
 Work = Callable[[DictConfig, int], None]
@@ -78,6 +78,10 @@ def run_on_ranks(work: Work, config: DictConfig, count: int) -> None:
         RankError: one of them failed.
         Preempted: SLURM wants them to leave.
     """
+    cores = os.cpu_count() or 1
+    if count > cores and accelerator_of(config) == "cpu":
+        warning = f"trainer.devices={count} is more than this machine's cores ({cores}): processes wait for each other"
+        print(f"codd: warning: {warning}", file=sys.stderr)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     ranks = Ranks(work, config, count)
     try:

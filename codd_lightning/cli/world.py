@@ -70,7 +70,7 @@ def require_world(config: DictConfig) -> None:
 
 
 def require_devices(config: DictConfig) -> None:
-    """Refuses more processes than there are devices, all that a measurement asks of the machine.
+    """Refuses more processes than there are GPUs, all that a measurement asks of the machine; CPUs can be shared.
 
     Raises:
         UserError: names the option, its value and the mend.
@@ -79,9 +79,6 @@ def require_devices(config: DictConfig) -> None:
     if accelerator not in ACCELERATORS:
         raise UserError(f"trainer.accelerator={accelerator} is not one of {', '.join(ACCELERATORS)}")
     if accelerator_of(config) == "cpu":
-        cores = os.cpu_count() or 1
-        if devices > cores:
-            raise UserError(f"trainer.devices={devices} is more than the {cores} cores of this machine")
         return
     gpus = _gpus()
     if gpus == 0:

@@ -288,14 +288,14 @@ def test_processes_that_share_the_work_write_the_files_of_one(
     assert contents(folder) == contents(cache)
 
 
-def test_devices_start_processes_of_their_own(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    script = tmp_path / "sitecustomize.py"
-    script.write_text("import os\nos.cpu_count = lambda: 2\n")  # where there is but one, two are refused
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+def test_devices_start_processes_of_their_own_and_more_than_cores_are_warned_of(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     folder = tmp_path / "cache"
     assert main(["cache", "smoke", *SMALL, f"cache.path={folder}", "trainer.devices=2"]) == 0
     assert contents(folder) == contents(cache)
+    assert "warning: trainer.devices=2 is more than this machine's cores (1)" in capsys.readouterr().err
 
 
 def test_a_killed_command_goes_on_and_ends_with_the_same_files(cache: Path, tmp_path: Path) -> None:
