@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codd_lightning.circuits.carried import Carried
+from codd_lightning.circuits.context import Context
 from codd_lightning.circuits.errors import EvidenceError
+from codd_lightning.circuits.roles import Roles
+from codd_lightning.circuits.scaling import masked_log
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Carried):
     """Non-negative weights `w_i(v)` over tokens for every position of `B` blocks.
 
     A known token weighs 1 and every other token of its position 0. A masked position carries the
@@ -30,6 +34,8 @@ class Evidence:
         absent: `(B, L)` bool; None where every position is part of its block.
         latent_potentials: `(B, L, N)`, log potentials over the circuit's latent states, which both
             the score of a completion and its normaliser carry (paper, appendix E.1); None for none.
+        roles: weights of their own for groups of states (appendix E.2); None where all states read the same.
+        context: what potentials and roles are still to be made of, by a circuit that reads it; None for none.
     """
 
     tokens: Tensor
@@ -40,6 +46,8 @@ class Evidence:
     tail: Tensor | None = None
     absent: Tensor | None = None
     latent_potentials: Tensor | None = None
+    roles: Roles | None = None
+    context: Context | None = None
 
     @classmethod
     def from_logits(
@@ -53,6 +61,7 @@ class Evidence:
         *,
         absent: Tensor | None = None,
         latent_potentials: Tensor | None = None,
+        context: Context | None = None,
         tail: bool = True,
     ) -> "Evidence":
         """Evidence from a backbone's logits and a partly masked block.
@@ -68,6 +77,7 @@ class Evidence:
             keep: `(B, L)` long, tokens that truncation must not drop (in training the true ones).
             absent: `(B, L)` bool, positions beyond the end of their block.
             latent_potentials: `(B, L, N)` log potentials over latent states.
+            context: for a circuit that reads it.
             tail: whether the tokens left out share the rest of the mass; False rules them out.
 
         Raises:
@@ -89,7 +99,7 @@ class Evidence:
         if temperature != 1.0:  # less the largest score first: a small temperature then overflows to 0 alone
             some = (some - some.detach().amax(-1, keepdim=True)) / temperature
         tokens = tokens.masked_fill(~observed, 0)
-        common: dict[str, Any] = {"absent": absent, "latent_potentials": latent_potentials}
+        common: dict[str, Any] = {"absent": absent, "latent_potentials": latent_potentials, "context": context}
         if top_k is not None and mask_is_token and tail:
             top_k += 1  # the mask token is kept as well, with its weight of 0, so that no tail reaches it
         place = soft.nonzero(as_tuple=True)
@@ -144,23 +154,36 @@ class Evidence:
         """`(B, L, K)` long: the only tokens possible at soft positions; None where all of the vocabulary are."""
         return self.token_ids if self.tail is None else None
 
-    def rows(self, index: Tensor) -> "Evidence":
-        """The evidence of some rows, by a `(M,)` index or a `(B,)` mask."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        chosen: dict[str, Any] = {k: v[index] if isinstance(v, Tensor) else v for k, v in values.items()}
-        return Evidence(**chosen)
-
-    def to(self, device: torch.device | str) -> "Evidence":
-        """The evidence on a device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
-        return Evidence(**moved)
-
     def clamp(self, tokens: Tensor, where: Tensor) -> "Evidence":
         """The same evidence with `tokens` known at `where`, both `(B, L)`; absent positions stay absent."""
         if self.absent is not None:
             where = where & ~self.absent
-        return dataclasses.replace(self, tokens=torch.where(where, tokens, self.tokens), observed=self.observed | where)
+        roles = self.roles
+        if roles is not None:
+            fresh = (where & self.soft)[..., None]
+            base = self._weight_of(tokens)[..., None]
+            # 0 / 0 of a token that the evidence rules out: its own weight of 0 says so
+            gain = roles.weight_of(tokens, self.token_ids) / base.clamp_min(torch.finfo(base.dtype).tiny)
+            gain = gain.masked_fill(base == 0, 1.0)
+            roles = dataclasses.replace(roles, log_gain=torch.where(fresh, masked_log(gain), roles.log_gain))
+        return dataclasses.replace(
+            self, tokens=torch.where(where, tokens, self.tokens), observed=self.observed | where, roles=roles
+        )
+
+    def read_by(self, role: int | Tensor) -> "Evidence":
+        """The evidence as one role reads it, or `(B, L)` roles, one a position; itself where it has no roles."""
+        roles = self.roles
+        if roles is None:
+            return self
+
+        def of(values: Tensor) -> Tensor:
+            if isinstance(role, int):
+                return values[:, :, role]
+            index = role[(..., *[None] * (values.dim() - 2))]
+            return values.gather(2, index.expand(-1, -1, 1, *values.shape[3:])).squeeze(2)
+
+        tail = None if roles.tail is None else of(roles.tail)
+        return dataclasses.replace(self, weights=of(roles.weights), tail=tail, roles=None)
 
     def log_weight(self, tokens: Tensor, where: Tensor | None = None) -> Tensor:
         """`Σ_i log w_i(x_i)` over the positions of `where` (all if None), in nats; minus infinity if impossible.

@@ -131,7 +131,7 @@ class LatentCircuit(Circuit):
             )
         soft = evidence.soft
         with torch.autocast(evidence.tokens.device.type, enabled=False):  # sums over V need float32
-            scores, log_scales = normalize_log(tables.log_emission_of(evidence.tokens))
+            scores, log_scales = normalize_log(tables.log_scores_of_known(evidence))
             if bool(soft.any()):
                 found = tables.expected(evidence)
                 soft_scores, soft_scales = normalize(

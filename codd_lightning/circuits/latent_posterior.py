@@ -12,6 +12,7 @@ from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.messages import Messages
 from codd_lightning.circuits.posterior import Mode, Posterior, normalized
+from codd_lightning.circuits.roles import of_states
 from codd_lightning.circuits.scaling import normalize, rescale, safe
 from codd_lightning.circuits.tables import Tables, emission_entropy
 
@@ -38,7 +39,10 @@ class LatentPosterior(Posterior):
     def evidence(self) -> Evidence:
         absent = None if self._evidence.absent is None else self._evidence.absent & ~self._observed
         observed = self._observed if absent is None else self._observed | (self._evidence.observed & absent)
-        return dataclasses.replace(self._evidence, tokens=self._tokens, observed=observed, absent=absent)
+        evidence = self._evidence
+        if evidence.roles is not None:  # what roles make of the tokens that have become known
+            evidence = evidence.clamp(self._tokens, self._observed)
+        return dataclasses.replace(evidence, tokens=self._tokens, observed=observed, absent=absent)
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
@@ -53,12 +57,18 @@ class LatentPosterior(Posterior):
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
     def token_distribution(self, latents: Tensor) -> Tensor:
-        return self._weigh(self._tables.token_distribution(latents), None)
+        read = self._evidence.read_by(self._role_of(latents))
+        return self._known_or(self._tables.token_distribution(latents) * read.dense_weights(), None)
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
     def token_marginals(self, positions: Tensor | None = None) -> Tensor:
-        return self._weigh(self._tables.token_mixture(self._states(positions), positions), positions)
+        states = self._states(positions)
+        mass = [
+            tables.token_mixture(states[..., part], positions) * read.dense_weights(positions)
+            for tables, read, part in self._tables.readings(self._evidence)
+        ]
+        return self._known_or(_sum(mass), positions)
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
@@ -66,18 +76,29 @@ class LatentPosterior(Posterior):
         candidates = self._evidence.candidates
         if candidates is None:
             return self.token_distribution(latents)
-        return _normalized(self._tables.emission_of_states(candidates, latents) * self._evidence.weights)
+        read = self._evidence.read_by(self._role_of(latents))
+        return _normalized(self._tables.emission_of_states(candidates, latents) * read.weights)
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
     def candidate_marginals(self, positions: Tensor | None = None) -> Tensor:
         if self._evidence.candidates is None:
             return self.token_marginals(positions)
-        states, among, weights = self._states(positions), self._candidate_emission(), self._evidence.weights
+        states, among = self._states(positions), self._candidate_emission()
+        at: slice | tuple[Tensor, Tensor] = slice(None)
         if positions is not None:
-            rows = torch.arange(len(positions), device=positions.device)
-            among, weights = among[rows, positions], weights[rows, positions]
-        return _normalized(torch.matmul(among, states[..., None]).squeeze(-1) * weights)
+            at = (torch.arange(len(positions), device=positions.device), positions)
+        mass = [
+            torch.matmul(among[at][..., part], states[..., part, None]).squeeze(-1) * read.weights[at]
+            for _, read, part in self._tables.readings(self._evidence)
+        ]
+        return _normalized(_sum(mass))
+
+    def _role_of(self, latents: Tensor) -> Tensor:
+        """`(B, L)`: the roles of states; all 0 where there are none."""
+        roles = self._evidence.roles
+        size = self._scores.shape[-1] // (1 if roles is None else roles.count)
+        return latents // size
 
     def _states(self, positions: Tensor | None) -> Tensor:
         """What the rest says of each position's state: `(B, L, N)`, or `(B, N)` of one position per row."""
@@ -110,6 +131,8 @@ class LatentPosterior(Posterior):
             if int(value.min()) < 0 or int(value.max()) >= size:
                 raise CircuitError(f"{name} must lie in [0, {size}), not in [{int(value.min())}, {int(value.max())}]")
         scores = self._tables.score_of(token, position)
+        if self._evidence.roles is not None:
+            scores = scores * self._as_roles_read(row, position, token)
         if self._potentials is not None:
             scores = scores * self._potentials[row, position]
         scores, _ = normalize(scores)
@@ -123,7 +146,7 @@ class LatentPosterior(Posterior):
     def mode(self) -> Mode:
         evidence = self.evidence
         soft = evidence.soft
-        log_scores = self._tables.log_emission_of(evidence.tokens).clone()
+        log_scores = self._tables.log_scores_of_known(evidence).clone()
         choice = evidence.tokens[..., None].expand(log_scores.shape).clone()  # (B, L, N): the best token of each state
         if bool(soft.any()):
             values, choice[soft] = self._tables.largest(evidence)
@@ -168,15 +191,30 @@ class LatentPosterior(Posterior):
             low, high = int(position.min()), int(position.max())
             raise CircuitError(f"positions must lie in [0, {length}), not in [{low}, {high}]")
 
-    def _weigh(self, emitted: Tensor, positions: Tensor | None) -> Tensor:
-        """Token probabilities from `(B, L, V)` (or `(B, V)`, at `positions`) emission mass, by the evidence."""
+    def _as_roles_read(self, row: Tensor, position: Tensor, token: Tensor) -> Tensor:
+        """`(M, N)`: weights of M tokens as the states' roles read them; 1 where the position was not soft."""
+        chosen = self._evidence.rows(row)
+        assert chosen.roles is not None, "asked only of evidence with roles"
+        rows = torch.arange(len(row), device=row.device)
+        tokens = chosen.tokens.index_put((rows, position), token)
+        weights = chosen.roles.weight_of(tokens, chosen.token_ids)[rows, position]
+        weights = torch.where(chosen.soft[rows, position][:, None], weights, 1.0)
+        return of_states(weights.to(self._scores.dtype), self._scores.shape[-1])
+
+    def _known_or(self, mass: Tensor, positions: Tensor | None) -> Tensor:
+        """Token probabilities of `(B, L, V)` (or `(B, V)`, at `positions`) mass; those of known tokens are 1."""
         at: slice | tuple[Tensor, Tensor] = slice(None)
         if positions is not None:
             at = (torch.arange(len(positions), device=positions.device), positions)
-        known = F.one_hot(self._tokens[at], emitted.shape[-1]).to(emitted.dtype)
-        weights = self._evidence.dense_weights(positions)
-        weighed = torch.where(self._observed[at][..., None], known, emitted * weights)
-        return _normalized(weighed)
+        known = F.one_hot(self._tokens[at], mass.shape[-1]).to(mass.dtype)
+        return _normalized(torch.where(self._observed[at][..., None], known, mass))
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _normalized(mass: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codd_lightning.circuits.evidence import Evidence
+from codd_lightning.circuits.roles import of_states
 from codd_lightning.circuits.scaling import safe
 
 CHUNK = 2**24  # elements that one pass over a part of the vocabulary or of the positions may hold
@@ -37,6 +38,28 @@ class Tables:
     mass: Tensor | None = None
     prepared: dict[str, Any] = field(default_factory=dict)
     _ranked: dict[int, Tensor] = field(default_factory=dict)
+    _parts: dict[int, list["Tables"]] = field(default_factory=dict)
+
+    def readings(self, evidence: Evidence) -> list[tuple["Tables", Evidence, slice]]:
+        """The states of each role: their emissions, the evidence as they read it, and where they stand among all."""
+        roles = evidence.roles
+        if roles is None:
+            return [(self, evidence, slice(None))]
+        size = self.emission.shape[2] // roles.count
+        slices = [slice(role * size, (role + 1) * size) for role in range(roles.count)]
+        if roles.count not in self._parts:
+            self._parts[roles.count] = [self._part(states) for states in slices]
+        read = [evidence.read_by(role) for role in range(roles.count)]
+        return list(zip(self._parts[roles.count], read, slices, strict=True))
+
+    def _part(self, states: slice) -> "Tables":
+        return Tables(
+            latent={},
+            emission=self.emission[..., states].contiguous(),
+            emission_logits=self.emission_logits[..., states],
+            log_normalizer=self.log_normalizer[:, states],
+            mass=None if self.mass is None else self.mass[:, states],
+        )
 
     def log_emission_of(self, tokens: Tensor) -> Tensor:
         """`log E(n, x_i)`, `(B, L, N)`, by one gather."""
@@ -45,6 +68,13 @@ class Tables:
             rows = tokens + self.emission.shape[1] * torch.arange(tokens.shape[1], device=tokens.device)
         logits = F.embedding(rows, self.emission_logits.flatten(0, 1))
         return logits.to(self.dtype) - self.log_normalizer[: tokens.shape[1]]
+
+    def log_scores_of_known(self, evidence: Evidence) -> Tensor:
+        """What each state makes of the known tokens, `(B, L, N)`: their emission, and what its role makes of them."""
+        found = self.log_emission_of(evidence.tokens)
+        if evidence.roles is None:
+            return found
+        return found + of_states(evidence.roles.log_gain.to(found.dtype), found.shape[-1])
 
     def token_distribution(self, latents: Tensor) -> Tensor:
         """`E(z_i, v)`, `(B, L, V)`, of `(B, L)` states."""
@@ -87,6 +117,12 @@ class Tables:
                 or `(M, K + 1)`.
         """
         where = evidence.soft.nonzero(as_tuple=True)
+        if evidence.roles is not None:
+            assert values is None and weights is None, "asked of one role at a time"
+            if evidence.token_ids is None and not self._per_position:
+                return self._expected_by_role(evidence.roles.weights[where])
+            parts = [tables.expected(read) for tables, read, _ in self.readings(evidence)]
+            return torch.cat(parts, -1)
         table = self.emission if values is None else values
         plain = values is None and weights is None
         if weights is None:
@@ -105,8 +141,19 @@ class Tables:
             tail = tail * self._at(self.mass, where[1])
         return (kept + tail).clamp_min(0.0) if plain else kept + tail
 
+    def _expected_by_role(self, weights: Tensor) -> Tensor:
+        """The sums of dense `(M, R, V)` weights over shared emissions, all roles at once."""
+        vocab_size, num_states = self.emission.shape[1:]
+        count = weights.shape[1]
+        emission = self.emission[0].to(self.dtype).view(vocab_size, count, num_states // count)
+        found = torch.bmm(weights.to(self.dtype).transpose(0, 1), emission.transpose(0, 1))  # (R, M, N / R)
+        return found.transpose(0, 1).flatten(1)
+
     def largest(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
         """`max_v E(n, v) w_i(v)` and the token that reaches it, `(M, N)` each, at the soft positions."""
+        if evidence.roles is not None:
+            values, tokens = zip(*[part.largest(read) for part, read, _ in self.readings(evidence)], strict=True)
+            return torch.cat(values, -1), torch.cat(tokens, -1)
         where = evidence.soft.nonzero(as_tuple=True)
         weights = soft_weights(evidence, where).to(self.dtype)
         if evidence.token_ids is None:
@@ -228,6 +275,8 @@ def soft_weights(evidence: Evidence, where: tuple[Tensor, ...]) -> Tensor:
 
 def emission_entropy(tables: Tables, evidence: Evidence) -> Tensor:
     """`H(x_i | z_i = n)` under `E(n, v) w_i(v)`, `(M, N)` nats, at the soft positions."""
+    if evidence.roles is not None:
+        return torch.cat([emission_entropy(part, read) for part, read, _ in tables.readings(evidence)], -1)
     where = evidence.soft.nonzero(as_tuple=True)
     weights = soft_weights(evidence, where).to(tables.dtype)
     total = tables.expected(evidence)
