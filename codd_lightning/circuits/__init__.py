@@ -9,6 +9,8 @@ from codd_lightning.circuits.circuit import (
     register_circuit,
 )
 from codd_lightning.circuits.closed_form import insertion_hmm, permutation_hmm, replacement_hmm
+from codd_lightning.circuits.context import Context, Reads
+from codd_lightning.circuits.contextual import ContextualHMM
 from codd_lightning.circuits.em import EM, Anemone, CountingOptimizer
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
@@ -20,6 +22,7 @@ from codd_lightning.circuits.jpc import load_jpc, save_jpc
 from codd_lightning.circuits.latent import LatentCircuit
 from codd_lightning.circuits.mixture import Mixture
 from codd_lightning.circuits.posterior import Mode, Posterior
+from codd_lightning.circuits.roles import Roles
 from codd_lightning.circuits.search import Completions, beam_search, best_completion, sample_completions
 from codd_lightning.circuits.sizes import most_states
 from codd_lightning.circuits.tree import Tree
@@ -32,6 +35,8 @@ __all__ = [
     "Circuit",
     "CircuitError",
     "Completions",
+    "Context",
+    "ContextualHMM",
     "CountingOptimizer",
     "Evidence",
     "EvidenceError",
@@ -41,6 +46,8 @@ __all__ = [
     "Mixture",
     "Mode",
     "Posterior",
+    "Reads",
+    "Roles",
     "Tree",
     "beam_search",
     "best_completion",

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from codd_lightning.circuits.context import Reads
 from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.folder import CONFIG_FILE, find_folder, read_config, read_weights, write_folder
@@ -48,12 +49,14 @@ class Circuit(
         vocab_size: V.
         block_length: L_b, the most positions that a block may have.
         tuned: what was chosen for it on held-out data, by the name of what uses it; travels with the folder.
+        reads: what it reads of the backbone's hidden states.
     """
 
     structure: str
     tables: ClassVar[dict[str, int]]
     vocab_size: int
     block_length: int
+    reads: Reads = Reads.NOTHING
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +65,14 @@ class Circuit(
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Constructor arguments that build this structure, ready for JSON."""
+
+    def prepare(self, evidence: Evidence) -> Evidence:
+        """The evidence with what this circuit makes of its context, once: queries of a prepared one make it no more.
+
+        Raises:
+            EvidenceError: the context does not fit the circuit.
+        """
+        return evidence
 
     @abstractmethod
     def log_prob(self, tokens: Tensor) -> Tensor:
@@ -112,13 +123,22 @@ class Circuit(
             )
         if where is not None and (where.dtype != torch.bool or where.shape != tokens.shape):
             raise CircuitError(f"where must be bool {tuple(tokens.shape)}, not {where.dtype} {tuple(where.shape)}")
+        evidence = self.prepare(evidence)
         everywhere = torch.ones_like(tokens, dtype=torch.bool) if where is None else where
         clamped = evidence.clamp(tokens, everywhere)
         return self._log_sum(clamped) + evidence.log_weight(tokens, where)
 
+    def log_conditional(self, tokens: Tensor, evidence: Evidence, where: Tensor | None = None) -> Tensor:
+        """`log p̂(x)` of completions under the evidence (paper Eq. 7): `log_joint` less `log_partition`.
+
+        Args and result are those of `log_joint`.
+        """
+        evidence = self.prepare(evidence)
+        return self.log_joint(tokens, evidence, where) - self.log_partition(evidence)
+
     def is_possible(self, evidence: Evidence) -> Tensor:
         """`(B,)` bool: whether any completion has probability under both the evidence and the circuit."""
-        return self._log_sum(evidence) > -torch.inf
+        return self._log_sum(self.prepare(evidence)) > -torch.inf
 
     @property
     def has_zeros(self) -> bool:
@@ -127,7 +147,7 @@ class Circuit(
 
     @abstractmethod
     def _log_sum(self, evidence: Evidence) -> Tensor:
-        """`log_partition` that answers minus infinity where nothing has mass."""
+        """`log_partition` of prepared evidence that answers minus infinity where nothing has mass."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_circuit(self, save_directory)

@@ -74,7 +74,7 @@ class LatentCircuit(Circuit):
         return self._log_normalizer(tables, scores) + log_scales.sum(-1)
 
     def log_partition(self, evidence: Evidence) -> Tensor:
-        tables = self._tables()
+        tables, evidence = self._tables(), self.prepare(evidence)
         scores, log_scales = self._scores(tables, evidence)
         _require_mass(log_scales)
         return self._log_normalizer(tables, scores) + log_scales.sum(-1)
@@ -89,7 +89,7 @@ class LatentCircuit(Circuit):
     def posterior(self, evidence: Evidence) -> Posterior:
         if not evidence.batch_size:
             raise CircuitError("evidence for no blocks leaves no posterior")
-        tables = self._tables()
+        tables, evidence = self._tables(), self.prepare(evidence)
         scores, log_scales = self._scores(tables, evidence)
         _require_mass(log_scales)
         with torch.no_grad():
@@ -98,6 +98,7 @@ class LatentCircuit(Circuit):
 
     def expected_counts(self, evidence: Evidence, weights: Tensor | None = None) -> dict[str, Tensor]:
         self._check_weights(weights, evidence)
+        evidence = self.prepare(evidence)
         dtype = torch.promote_types(self.emission_logits.dtype, torch.float32)
         with torch.enable_grad():
             leaves = {

@@ -193,12 +193,10 @@ class LatentPosterior(Posterior):
 
     def _as_roles_read(self, row: Tensor, position: Tensor, token: Tensor) -> Tensor:
         """`(M, N)`: weights of M tokens as the states' roles read them; 1 where the position was not soft."""
-        chosen = self._evidence.rows(row)
-        assert chosen.roles is not None, "asked only of evidence with roles"
-        rows = torch.arange(len(row), device=row.device)
-        tokens = chosen.tokens.index_put((rows, position), token)
-        weights = chosen.roles.weight_of(tokens, chosen.token_ids)[rows, position]
-        weights = torch.where(chosen.soft[rows, position][:, None], weights, 1.0)
+        roles = self._evidence.roles
+        assert roles is not None, "asked only of evidence with roles"
+        weights = roles.weight_of(token, self._evidence.token_ids, (row, position))
+        weights = torch.where(self._evidence.soft[row, position][:, None], weights, 1.0)
         return of_states(weights.to(self._scores.dtype), self._scores.shape[-1])
 
     def _known_or(self, mass: Tensor, positions: Tensor | None) -> Tensor:

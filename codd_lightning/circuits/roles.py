@@ -28,15 +28,27 @@ class Roles(Carried):
         """R."""
         return self.weights.shape[2]
 
-    def weight_of(self, tokens: Tensor, token_ids: Tensor | None) -> Tensor:
-        """`(B, L, R)`: the weight of `(B, L)` tokens under each role, where positions are soft."""
-        weights = self.weights.expand(len(tokens), -1, -1, -1)
+    def weight_of(
+        self, tokens: Tensor, token_ids: Tensor | None, at: tuple[Tensor, Tensor] | slice = slice(None)
+    ) -> Tensor:
+        """The weight of tokens under each role, where positions are soft.
+
+        Args:
+            tokens: `(B, L)` long, or `(M,)` with `at`; evidence of one row serves any number of rows.
+            token_ids: of the evidence, `(B, L, K)`.
+            at: rows and positions, `(M,)` each; all if it is left out.
+
+        Returns:
+            `(B, L, R)` or `(M, R)`.
+        """
+        weights = self.weights[at]
         if token_ids is None:
+            weights = weights.expand(*tokens.shape, -1, -1)
             index = tokens[..., None, None].expand(*weights.shape[:-1], 1)
             return weights.gather(-1, index).squeeze(-1)
-        hits = token_ids == tokens[..., None]  # (B, L, K)
-        found = (weights * hits[:, :, None]).sum(-1)
-        rest = found.new_zeros(()) if self.tail is None else self.tail
+        hits = token_ids[at] == tokens[..., None]  # (..., K)
+        found = (weights * hits[..., None, :]).sum(-1)
+        rest = found.new_zeros(()) if self.tail is None else self.tail[at]
         return torch.where(hits.any(-1, keepdim=True), found, rest.expand_as(found))
 
 

@@ -117,14 +117,14 @@ class Tables:
                 or `(M, K + 1)`.
         """
         where = evidence.soft.nonzero(as_tuple=True)
+        plain = values is None and weights is None
         if evidence.roles is not None:
-            assert values is None and weights is None, "asked of one role at a time"
+            assert plain, "anything else is asked of one role at a time"
             if evidence.token_ids is None and not self._per_position:
                 return self._expected_by_role(evidence.roles.weights[where])
             parts = [tables.expected(read) for tables, read, _ in self.readings(evidence)]
             return torch.cat(parts, -1)
         table = self.emission if values is None else values
-        plain = values is None and weights is None
         if weights is None:
             weights = soft_weights(evidence, where).to(self.dtype)
         if evidence.token_ids is None:

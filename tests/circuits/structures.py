@@ -1,5 +1,6 @@
 """Every structure beside full enumeration in float64 numpy, which reads nothing but the raw logits of a circuit."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codd_lightning.circuits import HMM, Evidence, Factorized, Mixture, Tree
+from codd_lightning.circuits import HMM, Evidence, Factorized, Mixture, Roles, Tree
 from codd_lightning.circuits.latent import LatentCircuit
 
 from . import enumeration
@@ -97,14 +98,30 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Scene:
-    """A circuit, and evidence for it by the arguments of `Evidence.from_logits`."""
+    """A circuit, and evidence for it by the arguments of `Evidence.from_logits`.
+
+    Attributes:
+        roles: `(B, L, R, V)`, what a soft position weighs for each role; None without roles.
+        gain: `(B, L, R)`, log of what a role makes of a token that became known, over its weight in the evidence.
+    """
 
     circuit: LatentCircuit
     arguments: dict[str, Any]
+    roles: Array | None = None
+    gain: Array | None = None
 
     @cached_property
     def evidence(self) -> Evidence:
-        return Evidence.from_logits(**self.arguments)
+        evidence = Evidence.from_logits(**self.arguments)
+        if self.roles is None or self.gain is None:
+            return evidence
+        weights, tail = torch.from_numpy(self.roles), None
+        if (ids := evidence.token_ids) is not None:
+            everything = set(range(self.roles.shape[-1]))
+            left_out = np.array([[min(everything - set(place), default=0) for place in row] for row in ids.tolist()])
+            tail = torch.from_numpy(np.take_along_axis(self.roles, left_out[..., None, None], -1)[..., 0])
+            weights = weights.gather(-1, ids[:, :, None].expand(-1, -1, weights.shape[2], -1))
+        return dataclasses.replace(evidence, roles=Roles(weights, tail, torch.from_numpy(self.gain)))
 
     @cached_property
     def weights(self) -> Array:
@@ -129,9 +146,12 @@ class Scene:
     def known(self, tokens: dict[tuple[int, int], int]) -> "Scene":
         """The scene with further tokens known, made afresh."""
         values, absent = self.arguments["tokens"].clone(), torch.from_numpy(self.absent.copy())
+        gain = None if self.gain is None else self.gain.copy()
         for place, token in tokens.items():
+            if self.roles is not None and gain is not None and not absent[place]:
+                gain[place] = np.log(self.roles[place][:, token] / self.weights[place][token])
             values[place], absent[place] = token, False
-        return Scene(self.circuit, {**self.arguments, "tokens": values, "absent": absent})
+        return Scene(self.circuit, {**self.arguments, "tokens": values, "absent": absent}, self.roles, gain)
 
     def pairs(
         self,
@@ -154,12 +174,22 @@ class Scene:
         mass = np.broadcast_to(prior, (len(sequences), len(states)))
         for i, leaf in enumerate(graph.leaves):
             entries = tables["emission"][0 if self.circuit.homogeneous else i] * self.weights[row, i][:, None]
+            entries = entries * self.role_factors(row, i)
             if self.absent[row, i] and not absent_tokens:
                 entries = np.eye(self.circuit.vocab_size)[0][:, None] * np.ones(self.circuit.num_states)
             if phi is not None and potentials:
                 entries = entries * np.exp(phi[row, i].numpy())
             mass = mass * entries[sequences[:, i]][:, states[:, leaf]]
         return Pairs(graph, sequences, states, mass)
+
+    def role_factors(self, row: int, position: int) -> Array:
+        """`(V, N)`, or what it spreads to: by what a state's role weighs a token more than the evidence does."""
+        if self.roles is None or self.gain is None or self.absent[row, position]:
+            return np.ones((1, 1))
+        factors = np.exp(self.gain[row, position])[None]  # (1, R)
+        if self.arguments["tokens"][row, position] == self.arguments["mask_token_id"]:
+            factors = (self.roles[row, position] / self.weights[row, position]).T  # (V, R)
+        return factors.repeat(self.circuit.num_states // factors.shape[1], 1)
 
     def log_partition(self) -> Tensor:
         return torch.tensor([self.pairs(row).log_z for row in range(self.shape[0])], dtype=torch.float64)
@@ -212,8 +242,9 @@ def make_scene(
     top_k: int | None = None,
     temperature: float = 1.0,
     potentials: bool = False,
+    roles: int = 0,
 ) -> Scene:
-    """Random evidence; `observed` and `absent` are chances of a position, and may meet in one."""
+    """Random evidence; `observed` and `absent` are chances of a position, and may meet in one. 0 roles are none."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch_size, length or circuit.block_length)
     vocab_size, num_states = circuit.vocab_size, circuit.num_states
@@ -230,7 +261,14 @@ def make_scene(
         "absent": is_absent if absent else None,
         "latent_potentials": phi if potentials else None,
     }
-    return Scene(circuit, arguments)
+    scene = Scene(circuit, arguments)
+    if not roles:
+        return scene
+    reads = torch.rand(*shape, roles, vocab_size, generator=generator, dtype=torch.float64) + 0.1
+    if (ids := scene.evidence.token_ids) is not None:  # tokens left out weigh the same
+        kept = reads.gather(-1, (index := ids[:, :, None].expand(-1, -1, roles, -1)))
+        reads = reads[..., :1].expand_as(reads).scatter(-1, index, kept)
+    return Scene(circuit, arguments, reads.numpy(), np.zeros((*shape, roles)))
 
 
 @st.composite
@@ -255,6 +293,7 @@ def scenes(draw: st.DrawFn, structure: str, max_length: int = 5) -> Scene:
         top_k=draw(st.sampled_from([2, 1, None, *range(3, circuit.vocab_size + 1)])),
         temperature=draw(st.sampled_from([1.0, 0.7, 2.5])),
         potentials=draw(st.booleans()),
+        roles=draw(st.sampled_from([0, *(count for count in (1, 2, 3) if circuit.num_states % count == 0)])),
     )
 
 

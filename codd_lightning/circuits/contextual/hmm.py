@@ -1,0 +1,114 @@
+"""The HMM with potentials and emissions that depend on what the backbone knows (paper, appendix E)."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from codd_lightning.circuits.circuit import register_circuit
+from codd_lightning.circuits.context import Reads
+from codd_lightning.circuits.contextual.features import HEAD_WIDTH, Adapter, PlainFeatures
+from codd_lightning.circuits.contextual.heads import LATENT, EmissionRoles, latent_potentials
+from codd_lightning.circuits.errors import CircuitError, EvidenceError
+from codd_lightning.circuits.evidence import Evidence
+from codd_lightning.circuits.hmm import HMM
+
+
+@register_circuit("contextual_hmm")
+class ContextualHMM(HMM):
+    """An HMM whose score and normaliser both carry what heads make of the backbone's hidden states.
+
+    Everything that is exact of an HMM stays exact. Evidence without a context is answered by the static part
+    alone, which is also what `log_prob` speaks of; heads start at nothing, so that training starts there.
+
+    Args:
+        num_states: N, latent states; a multiple of `roles`.
+        vocab_size: V.
+        block_length: the most positions that a block may have.
+        hidden_size: D, of the backbone's hidden states.
+        latent: head of potentials over states: "none", "linear", "low_rank" or "mlp".
+        latent_width: rank of "low_rank", hidden units of "mlp".
+        roles: R, groups of states that read the backbone's distribution in their own way; 0 for none.
+        role_rank: of a role's reweighting.
+        adapter_width: of transformer layers over the prompt and the block that heads read; 0 for none, where they read
+            the position's own hidden state.
+        adapter_layers: how many.
+
+    Raises:
+        CircuitError: a size is out of range, or nothing depends on the context.
+    """
+
+    def __init__(
+        self,
+        num_states: int,
+        vocab_size: int,
+        block_length: int,
+        hidden_size: int,
+        latent: str = "mlp",
+        latent_width: int = 64,
+        roles: int = 16,
+        role_rank: int = 16,
+        adapter_width: int = 64,
+        adapter_layers: int = 1,
+    ) -> None:
+        if latent not in LATENT:
+            raise CircuitError(f"latent={latent} is not one of {', '.join(LATENT)}")
+        sizes = {"hidden_size": hidden_size, "latent_width": latent_width, "role_rank": role_rank}
+        for name, size in {**sizes, "adapter_layers": adapter_layers}.items():
+            if size < 1:
+                raise CircuitError(f"{name} must be at least 1, not {size}")
+        if roles < 0 or (roles and num_states % roles):
+            raise CircuitError(f"roles={roles} must divide num_states={num_states}, or be 0 for none")
+        if adapter_width < 0 or adapter_width % HEAD_WIDTH:
+            raise CircuitError(
+                f"adapter_width={adapter_width} must be a multiple of {HEAD_WIDTH} (the width of a head), or 0 for none"
+            )
+        if latent == "none" and not roles:
+            raise CircuitError("latent=none with roles=0: nothing would depend on the context; use circuit=hmm")
+        self._options: dict[str, Any] = {
+            "hidden_size": hidden_size,
+            "latent": latent,
+            "latent_width": latent_width,
+            "roles": roles,
+            "role_rank": role_rank,
+            "adapter_width": adapter_width,
+            "adapter_layers": adapter_layers,
+        }
+        super().__init__(num_states, vocab_size, block_length)
+        self.hidden_size = hidden_size
+        self.reads = Reads.EVERYTHING_BEFORE if adapter_width else Reads.BLOCK
+        self.features: Adapter | PlainFeatures = PlainFeatures(hidden_size)
+        if adapter_width:
+            self.features = Adapter(hidden_size, block_length, adapter_width, adapter_layers)
+        self.latent_potentials = latent_potentials(latent, self.features.size, num_states, latent_width)
+        self.emission_roles: nn.Module | None = None
+        if roles:
+            self.emission_roles = EmissionRoles(self.features.size, vocab_size, roles, role_rank)
+
+    def config(self) -> dict[str, Any]:
+        without = {key: value for key, value in super().config().items() if key != "homogeneous"}
+        return {**without, **self._options}
+
+    def prepare(self, evidence: Evidence) -> Evidence:
+        context = evidence.context
+        if context is None:
+            return evidence
+        self._check_evidence(evidence)
+        shape = (*evidence.tokens.shape, self.hidden_size)
+        if tuple(context.hidden.shape) != shape:
+            raise EvidenceError(f"hidden states of shape {tuple(context.hidden.shape)} do not fit: {shape} is needed")
+        if self.reads == Reads.EVERYTHING_BEFORE and context.before is None:
+            raise EvidenceError("this circuit's adapter reads what lies before the block, and the context has none")
+        with torch.autocast(evidence.tokens.device.type, enabled=False):  # so does every sum of a circuit
+            features = self.features(context, evidence.soft.float().mean(-1))
+            potentials = evidence.latent_potentials
+            if self.latent_potentials is not None:
+                found = self.latent_potentials(features)
+                if evidence.absent is not None:  # nothing is there for a potential to speak of
+                    found = found.masked_fill(evidence.absent[..., None], 0.0)
+                potentials = found if potentials is None else potentials + found
+            roles = evidence.roles
+            if self.emission_roles is not None:
+                roles = self.emission_roles(features, evidence)
+        return dataclasses.replace(evidence, latent_potentials=potentials, roles=roles, context=None)
