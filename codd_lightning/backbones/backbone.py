@@ -20,11 +20,14 @@ class Prediction:
         logits: `(B, P, V)`; row i predicts the token at position i.
         hidden: `(B, P, D)`, the last hidden states those logits come from; None where there are none.
         cache: keys and values of the columns that were to be kept; None where none were.
+        states: `(B, T, D)`, last hidden states of all columns, unaligned: those of column i come from token i; None
+            where there are none.
     """
 
     logits: Tensor
     hidden: Tensor | None = None
     cache: KeyValues | None = None
+    states: Tensor | None = None
 
 
 @runtime_checkable
@@ -114,7 +117,8 @@ class Backbone(nn.Module):
             return self._predict_with(cache, canvas, positions, attention_mask)
         if cache is not None:
             raise UserError("with a cache, predict needs the positions to answer for")
-        hidden, kept = self._encode(canvas, attention_mask, keep)
+        states, kept = self._encode(canvas, attention_mask, keep)
+        hidden = states
         if positions is not None:
             source = (positions - 1).clamp_min(0) if self.shifted else positions
             if self.shifted and attention_mask is not None:
@@ -128,7 +132,12 @@ class Backbone(nn.Module):
                 rows = torch.arange(len(canvas), device=canvas.device)
                 shifted[rows, first] = hidden[rows, first]
             hidden = shifted
-        return Prediction(self.model.get_output_embeddings()(hidden), hidden, kept)
+        return Prediction(self.model.get_output_embeddings()(hidden), hidden, kept, states)
+
+    @property
+    def hidden_size(self) -> int | None:
+        """D, of the hidden states that `predict` gives; None where it gives none."""
+        return int(self.model.config.hidden_size)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Last hidden states `(B, T, D)`, unaligned; positions count the tokens that are not padding."""
@@ -147,7 +156,8 @@ class Backbone(nn.Module):
             position_ids=places,
             **caching(None if keep is None else DynamicCache()),
         )
-        return output.last_hidden_state, None if keep is None else KeyValues.of(cache_of(output), keep)
+        states: Tensor = output.last_hidden_state
+        return states, None if keep is None else KeyValues.of(cache_of(output), keep, states)
 
     def _predict_with(
         self, cache: KeyValues, canvas: Tensor, positions: Tensor, attention_mask: Tensor | None
@@ -167,8 +177,11 @@ class Backbone(nn.Module):
         if self.shifted and attention_mask is not None:
             first = attention_mask.long().argmax(-1, keepdim=True)
             source = torch.maximum(source.expand(len(canvas), -1), first)
-        hidden = select_positions(output.last_hidden_state, place[source.clamp_min(0)])
-        return Prediction(self.model.get_output_embeddings()(hidden), hidden, cache)
+        computed: Tensor = output.last_hidden_state
+        hidden = select_positions(computed, place[source.clamp_min(0)])
+        states = computed.new_empty(*canvas.shape, computed.shape[-1])
+        states[:, cache.columns], states[:, active] = cache.states, computed
+        return Prediction(self.model.get_output_embeddings()(hidden), hidden, cache, states)
 
 
 class ForwardOnlyBackbone(nn.Module):
@@ -182,7 +195,7 @@ class ForwardOnlyBackbone(nn.Module):
         self.tokenizer = module.tokenizer
         self.eos_token_ids = list(module.eos_token_ids)
 
-    remembers, lookback, block_length = False, 0, None
+    remembers, lookback, block_length, hidden_size = False, 0, None, None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         return self.module(input_ids, attention_mask)

@@ -63,9 +63,12 @@ class BlockCausalBackbone(Backbone):
             **caching(past),
         )
         source = torch.maximum(source.expand(len(canvas), -1), first) - cached  # the first token has none before it
-        hidden = select_positions(output.last_hidden_state, source)
-        kept = cache if keep is None else KeyValues.of(cache_of(output), keep).narrow(int(keep.sum()))
-        return Prediction(self.model.get_output_embeddings()(hidden), hidden, kept)
+        states: Tensor = output.last_hidden_state
+        hidden = select_positions(states, source)
+        if cache is not None:
+            states = torch.cat([cache.states, states], 1)
+        kept = cache if keep is None else KeyValues.of(cache_of(output), keep, states).narrow(int(keep.sum()))
+        return Prediction(self.model.get_output_embeddings()(hidden), hidden, kept, states)
 
     def _visible(self, real: Tensor, response_start: int) -> Tensor:
         """`(B, T, T)` bool: what each column attends to; padding attends to itself, and nothing else to it."""

@@ -30,24 +30,29 @@ class KeyValues:
     Attributes:
         layers: keys and values of each layer, `(B, H, C, D)`.
         columns: `(T,)` bool, the C columns of the canvas that are kept.
+        states: `(B, C, D)`, the last hidden states there.
     """
 
     layers: list[tuple[Tensor, Tensor]]
     columns: Tensor
+    states: Tensor
 
     @classmethod
-    def of(cls, cache: Cache, columns: Tensor) -> "KeyValues":
-        """Those of some columns, `(T,)` bool, of a pass over all."""
+    def of(cls, cache: Cache, columns: Tensor, states: Tensor) -> "KeyValues":
+        """Those of some columns, `(T,)` bool, of a pass over all, with its `(B, T, D)` last hidden states."""
         layers: list[Any] = list(cache.layers)  # each with keys and values
-        return cls([(layer.keys[:, :, columns], layer.values[:, :, columns]) for layer in layers], columns)
+        kept = [(layer.keys[:, :, columns], layer.values[:, :, columns]) for layer in layers]
+        return cls(kept, columns, states[:, columns])
 
     def narrow(self, width: int) -> "KeyValues":
         """The same for a canvas that ends where the kept columns do."""
-        return KeyValues(self.layers, self.columns[:width])
+        return KeyValues(self.layers, self.columns[:width], self.states)
 
     def rows(self, index: Tensor) -> "KeyValues":
         """Those of some rows, by `(M,)` index."""
-        return KeyValues([(keys[index], values[index]) for keys, values in self.layers], self.columns)
+        return KeyValues(
+            [(keys[index], values[index]) for keys, values in self.layers], self.columns, self.states[index]
+        )
 
     def cache(self) -> DynamicCache:
         """As transformers takes them: further keys and values are appended to a copy."""

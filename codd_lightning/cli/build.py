@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, most_states
-from codd_lightning.cli.cache_settings import open_cache
+from codd_lightning.cli.cache_settings import open_cache, require_stored
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.cli.tuned import label_of, tuned_for
 from codd_lightning.cli.world import accelerator_of, world_size
@@ -72,6 +72,7 @@ def build(config: DictConfig, in_pieces: bool = False) -> Experiment:
         circuit = _circuit(config, backbone)
     if circuit is not None and cache is not None:  # the module, which sees no backbone, cannot tell
         require_fit(backbone, circuit, config.data.block_length)
+        require_stored(config, circuit)
     noise = Noise(config.objective.canvas, config.data.block_length, config.objective.fully_masked, config.seed)
     optimizer = make(config.optimizer, Schedule, "optimizer")
     parts: dict[str, Any] = {"backbone": backbone if cache is None else None, "noise": noise, "optimizer": optimizer}
@@ -115,6 +116,8 @@ def _backbone(config: DictConfig, task: Task, weights: bool) -> Backbone:
 
 def _circuit(config: DictConfig, backbone: Backbone) -> Circuit:
     sizes = {"vocab_size": backbone.vocab_size, "block_length": config.data.block_length}
+    if (hidden_size := getattr(backbone, "hidden_size", None)) is not None:
+        sizes["hidden_size"] = hidden_size
     limit = config.circuit.get("max_parameters")
     if limit is not None:
         sizes["num_states"] = most_states(

@@ -68,7 +68,7 @@ def _prepared(config: DictConfig) -> tuple[Experiment, CacheFolder]:
             f"cache.top_k={config.cache.top_k} is more than the vocabulary of {experiment.backbone.vocab_size}: "
             "use cache.top_k=null to keep all of it"
         )
-    if config.cache.hidden is not None and not hasattr(experiment.backbone, "predict"):
+    if config.cache.hidden is not None and getattr(experiment.backbone, "hidden_size", None) is None:
         raise UserError(
             f"cache.hidden={config.cache.hidden}: this backbone gives no hidden states; use cache.hidden=null"
         )
@@ -101,6 +101,7 @@ def _write(config: DictConfig, experiment: Experiment, folder: CacheFolder, proc
             top_k=config.cache.top_k,
             dtype=config.cache.dtype,
             hidden=config.cache.hidden,
+            before=config.cache.before,
             rank=processes.rank,
             world_size=processes.size,
             precision=_precision(options.precision, device),

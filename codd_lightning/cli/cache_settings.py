@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from codd_lightning.backbones import files_digest
+from codd_lightning.circuits import Circuit, Reads
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.configs.schema.callbacks import AsksBackbone
 from codd_lightning.data import CachedDataModule, CacheFolder, EncodedDataset, TaskDataModule
@@ -37,6 +38,25 @@ def require_cacheable(config: DictConfig) -> None:
         raise UserError(f"cache.dtype={config.cache.dtype} is not one of {', '.join(STORED)}")
     if config.cache.hidden is not None and config.cache.hidden not in HALVES:
         raise UserError(f"cache.hidden={config.cache.hidden} is not one of null, {', '.join(HALVES)}")
+    if config.cache.before and config.cache.hidden is None:
+        raise UserError("cache.before=true stores hidden states, and cache.hidden=null none: give cache.hidden=float16")
+
+
+def require_stored(config: DictConfig, circuit: Circuit) -> None:
+    """Refuses a cache that lacks the hidden states that a circuit reads.
+
+    Raises:
+        UserError: names the options to write it with.
+    """
+    stored = Reads.NOTHING if config.cache.hidden is None else Reads.BLOCK
+    if config.cache.before:
+        stored = Reads.EVERYTHING_BEFORE
+    if circuit.reads > stored:
+        before = " cache.before=true" if circuit.reads == Reads.EVERYTHING_BEFORE else ""
+        raise UserError(
+            f"cache.path={config.cache.path} lacks the hidden states that this circuit reads: write a cache with "
+            f"cache.hidden=float16{before}"
+        )
 
 
 def cache_settings(config: DictConfig, data: TaskDataModule) -> dict[str, Any]:
@@ -55,7 +75,7 @@ def cache_settings(config: DictConfig, data: TaskDataModule) -> dict[str, Any]:
         settings |= {f"{group}.{name}": value for name, value in _flat(options) if name not in NOT_OF_THE_CACHE}
     for name in ("objective.canvas", "objective.fully_masked", "seed", "trainer.precision"):
         settings[name] = OmegaConf.select(config, name)
-    for name in ("top_k", "dtype", "hidden"):
+    for name in ("top_k", "dtype", "hidden", "before"):
         settings[f"cache.{name}"] = config.cache[name]
     for split in SPLITS:
         settings[f"{split} examples"] = _examples_digest(data.dataset(split))

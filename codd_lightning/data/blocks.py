@@ -21,7 +21,6 @@ class Blocks:
         row: `(M,)` long, the row of the batch that each block comes from.
         noise: of each block's sample, `(M,)` each.
         examples: rows of the batch, those without a block among them.
-        hidden: `(M, L, D)`, the backbone's hidden states; None where they were not asked for.
     """
 
     tokens: Tensor
@@ -31,7 +30,6 @@ class Blocks:
     row: Tensor
     noise: NoiseLevel
     examples: int
-    hidden: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Blocks":
         """The blocks on a device."""
@@ -43,5 +41,4 @@ class Blocks:
             self.row.to(device),
             self.noise.to(device),
             self.examples,
-            None if self.hidden is None else self.hidden.to(device),
         )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from codd_lightning.circuits import Evidence
+from codd_lightning.circuits import Context, Evidence
 from codd_lightning.data.blocks import Blocks
 from codd_lightning.diffusion import NoiseLevel
 from codd_lightning.errors import UserError
@@ -20,6 +20,7 @@ from codd_lightning.errors import UserError
 STORED = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}
 HALVES = ("float16", "bfloat16")
 METADATA = b"codd_lightning"
+LISTS = ("log_probs", "token_ids", "log_tail")  # of as many numbers as there are masked positions, or W each
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class RowFormat:
     - `log_probs`: P · W, nats; the true token is among the kept, and its value stands there once, so that the score of
       the true tokens and the normaliser see the same evidence and a CLL cannot exceed 0;
     - `token_ids`: P · W, and `log_tail`: P, log-probability of each token left out; absent where evidence is dense;
-    - `hidden`: L · D; absent where hidden states were not asked for.
+    - `hidden`: L · D, and `before`: S · D, of the S columns before the block that are not padding; absent where
+      hidden states were not asked for, or not those before the block.
 
     Attributes:
         block_length: L.
@@ -45,6 +47,7 @@ class RowFormat:
         dtype: of log-probabilities: "float32", "float16" or "bfloat16".
         hidden_size: D; 0 without hidden states.
         hidden: their dtype, "float16" or "bfloat16"; None without.
+        before: whether those before the block are stored as well.
     """
 
     block_length: int
@@ -55,6 +58,7 @@ class RowFormat:
     dtype: str
     hidden_size: int = 0
     hidden: str | None = None
+    before: bool = False
 
     @classmethod
     def of(cls, blocks: Blocks, mask_token_id: int, dtype: str, hidden: str | None) -> "RowFormat":
@@ -67,8 +71,9 @@ class RowFormat:
             width=evidence.weights.shape[-1],
             truncated=evidence.token_ids is not None,
             dtype=dtype,
-            hidden_size=0 if blocks.hidden is None else blocks.hidden.shape[-1],
+            hidden_size=0 if evidence.context is None else evidence.context.hidden.shape[-1],
             hidden=hidden,
+            before=evidence.context is not None and evidence.context.before is not None,
         )
 
     @classmethod
@@ -104,6 +109,8 @@ class RowFormat:
             columns |= {"token_ids": pa.large_list(ids), "log_tail": pa.large_list(stored)}
         if self.hidden is not None:
             columns["hidden"] = pa.list_(STORED[self.hidden], length * self.hidden_size)
+            if self.before:
+                columns["before"] = pa.large_list(STORED[self.hidden])
         return pa.schema(columns, metadata={METADATA: json.dumps(dataclasses.asdict(self)).encode()})
 
     def rows(self, blocks: Blocks, epoch: int, positions: Sequence[int], examples: Tensor) -> pa.RecordBatch:
@@ -133,15 +140,19 @@ class RowFormat:
         if evidence.token_ids is not None and evidence.tail is not None:
             columns["token_ids"] = evidence.token_ids[soft].numpy()
             columns["log_tail"] = _bits(evidence.tail[soft].log(), self.dtype)
-        if blocks.hidden is not None and self.hidden is not None:
-            columns["hidden"] = _bits(blocks.hidden, self.hidden)
+        lengths = {name: ends * (1 if columns[name].ndim == 1 else self.width) for name in LISTS if name in columns}
+        context = evidence.context
+        if context is not None and self.hidden is not None:
+            columns["hidden"] = _bits(context.hidden, self.hidden)
+            if context.before is not None and context.present is not None:
+                columns["before"] = _bits(context.before[context.present], self.hidden)
+                lengths["before"] = np.concatenate([[0], context.present.sum(-1).numpy().cumsum()]) * self.hidden_size
         schema = self.schema
 
         def array(name: str, kind: pa.DataType) -> pa.Array:
             values = columns[name]
             if pa.types.is_large_list(kind):
-                flat = pa.array(values.reshape(-1), kind.value_type)
-                return pa.LargeListArray.from_arrays(ends * (1 if values.ndim == 1 else self.width), flat)
+                return pa.LargeListArray.from_arrays(lengths[name], pa.array(values.reshape(-1), kind.value_type))
             if pa.types.is_fixed_size_list(kind):
                 flat = pa.array(np.asarray(values).reshape(-1), kind.value_type)
                 return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
@@ -173,24 +184,38 @@ class RowFormat:
         soft = masked | (tokens == self.mask_token_id)
         weights = torch.zeros(size, length, self.width)
         weights[soft] = _weights(column("log_probs"), self.dtype).view(-1, self.width)
-        token_ids = tail = hidden = None
+        token_ids = tail = context = None
         if self.truncated:
             token_ids = torch.arange(self.width).repeat(size, length, 1)
             token_ids[soft] = integers("token_ids").view(-1, self.width)
             tail = torch.zeros(size, length)
             tail[soft] = _weights(column("log_tail"), self.dtype)
         if self.hidden is not None:
-            hidden = _numbers(column("hidden"), self.hidden).view(size, length, self.hidden_size)
+            states = _numbers(column("hidden"), self.hidden).view(size, length, self.hidden_size)
+            context = Context(states, *(self._before(table, column("before")) if self.before else ()))
         return Blocks(
             tokens=tokens,
             masked=masked,
             counted=counted,
-            evidence=Evidence(tokens.masked_fill(soft, 0), ~soft, weights, self.vocab_size, token_ids, tail),
+            evidence=Evidence(
+                tokens.masked_fill(soft, 0), ~soft, weights, self.vocab_size, token_ids, tail, context=context
+            ),
             row=torch.from_numpy(row),
             noise=NoiseLevel(torch.from_numpy(column("t")), integers("candidates"), integers("scored")),
             examples=examples,
-            hidden=hidden,
         )
+
+    def _before(self, table: pa.Table, stored: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Hidden states before the blocks, `(M, S, D)`, to the right; and which of them there are, `(M, S)` bool."""
+        assert self.hidden is not None, "stored beside those of the blocks"
+        sizes = table.column("before").combine_chunks().value_lengths().to_numpy()
+        widths = torch.from_numpy(sizes // self.hidden_size)
+        width = max(int(widths.max()), 1)
+        present = torch.arange(width) >= width - widths[:, None]
+        states = _numbers(stored, self.hidden)
+        before = states.new_zeros(*present.shape, self.hidden_size)
+        before[present] = states.view(-1, self.hidden_size)
+        return before, present
 
 
 def _bits(values: Tensor, dtype: str) -> np.ndarray:

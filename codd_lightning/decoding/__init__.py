@@ -2,6 +2,7 @@
 
 from codd_lightning.decoding.commit import COMMIT
 from codd_lightning.decoding.config import DecodingConfig
+from codd_lightning.decoding.context import context_of
 from codd_lightning.decoding.generation import Generation, choose_proposal, generate, infill, require_fit
 from codd_lightning.decoding.proposals import PROPOSALS
 from codd_lightning.decoding.remasking import REMASKING
@@ -18,6 +19,7 @@ __all__ = [
     "State",
     "TraceStep",
     "choose_proposal",
+    "context_of",
     "generate",
     "infill",
     "require_fit",

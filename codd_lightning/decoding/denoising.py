@@ -5,15 +5,17 @@ import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from codd_lightning.backbones import AnyBackbone
+from codd_lightning.backbones import AnyBackbone, Prediction
 from codd_lightning.circuits import Circuit, Evidence, Posterior
 from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.commit import how_many
 from codd_lightning.decoding.config import LEAST_TEMPERATURE, DecodingConfig
+from codd_lightning.decoding.context import context_of
 from codd_lightning.decoding.keeping import choose_targets
 from codd_lightning.decoding.predictor import Predictor
 from codd_lightning.decoding.proposals import PROPOSALS
@@ -37,6 +39,7 @@ class Asked:
         targets: `(M, L)` bool, positions that may be committed.
         opened: `(M, L)` bool, all masked positions.
         behind: `(M,)` bool, whether a mask lies left of the window.
+        hidden: `(M, L, D)`, the backbone's hidden states; None where it gives none.
     """
 
     rows: Tensor
@@ -46,10 +49,13 @@ class Asked:
     targets: Tensor
     opened: Tensor
     behind: Tensor
+    hidden: Tensor | None
 
     def part(self, index: Tensor) -> "Asked":
         """Some of the windows, by `(K,)` index."""
-        return Asked(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        chosen: dict[str, Any] = {name: None if v is None else v[index] for name, v in values.items()}
+        return Asked(**chosen)
 
     def windows(self, windows: Windows, targets: Tensor) -> "Asked":
         """Narrower windows of these, for some `(M, L)` targets; a position beyond the end repeats the last one."""
@@ -65,6 +71,7 @@ class Asked:
             targets=targets[row, position] & exists,
             opened=self.opened[row, position] & exists,
             behind=(self.opened.cumsum(-1) - self.opened.long())[windows.row, windows.start] > 0,
+            hidden=None if self.hidden is None else self.hidden[row, position],
         )
 
 
@@ -91,6 +98,7 @@ class Denoising:
         self._mask_token_id = backbone.mask_token_id
         self._has_zeros = circuit is not None and circuit.has_zeros
         self._predictor = Predictor(backbone, config, canvas)
+        self._said: tuple[Tensor, Prediction]  # in this step: rows, and the prediction for them
         self._draws = RowDraws(generators, device)
         ends = [token for token in backbone.eos_token_ids if 0 <= token < backbone.vocab_size]
         self.eos_token_ids = torch.tensor(ends, dtype=torch.long, device=device)
@@ -130,24 +138,26 @@ class Denoising:
 
     def _step(self, rows: Tensor, columns: Tensor, initial: Tensor, step: int, steps: int) -> None:
         """One pass of the backbone over some rows, and what the proposals commit on its word."""
-        logits = self._predictor(rows, columns)  # (R, P, V)
+        prediction = self._predictor(rows, columns)
         self.nfe[rows] += self._predictor.passes
         opened = self._canvas.masked[rows[:, None], columns]
         everything = Asked(
             rows=rows,
             columns=columns.expand_as(opened),
             inside=self._canvas.attention_mask[rows[:, None], columns],
-            logits=logits,
+            logits=prediction.logits,
             targets=opened,
             opened=opened,
             behind=torch.zeros_like(rows, dtype=torch.bool),
+            hidden=prediction.hidden,
         )
+        self._said = rows, prediction
         quota = self._quota(initial[rows], opened.sum(-1), step, steps)
         if self._config.paradigm == "block" or self._circuit is None:
             self._commit(everything, quota)
             return
         if quota is None:
-            quota = self._by_rule(logits.softmax(-1), opened)
+            quota = self._by_rule(prediction.logits.softmax(-1), opened)
         last = self._config.commit == "quota" and step == steps - 1
         targets = opened if last else choose_targets(self._question(everything, quota, None))
         self._commit_targets(everything, targets)
@@ -256,6 +266,16 @@ class Denoising:
         return self._circuit.posterior(self._evidence(asked, proposal))
 
     def _evidence(self, asked: Asked, proposal: Proposal) -> Evidence:
+        assert self._circuit is not None, "asked only where the circuit acts"
+        rows, prediction = self._said
+        context = context_of(
+            prediction,
+            self._circuit.reads,
+            asked.hidden,
+            torch.searchsorted(rows, asked.rows),
+            asked.columns[:, 0],
+            self._canvas.attention_mask[rows],
+        )
         return Evidence.from_logits(
             asked.logits,
             self._canvas.tokens[asked.rows[:, None], asked.columns],
@@ -263,6 +283,7 @@ class Denoising:
             temperature=max(self._config.tau, LEAST_TEMPERATURE) if proposal.tempers_evidence else 1.0,
             top_k=self._config.evidence_top_k,
             absent=None if bool(asked.inside.all()) else ~asked.inside,
+            context=context,
             tail=False,  # what is left out is not proposed, so that only what is kept costs anything
         )
 

@@ -179,6 +179,13 @@ def require_fit(backbone: AnyBackbone, circuit: Circuit, block_length: int) -> N
             f"the circuit is over {circuit.vocab_size} tokens and the backbone over {backbone.vocab_size}: "
             "it was trained for another backbone"
         )
+    size = getattr(circuit, "hidden_size", None)
+    if circuit.reads and size != getattr(backbone, "hidden_size", None):
+        theirs = getattr(backbone, "hidden_size", None)
+        raise UserError(
+            f"the circuit reads hidden states of {size} numbers, and the backbone gives "
+            f"{'none' if theirs is None else theirs}: it was trained for another backbone"
+        )
     if block_length > circuit.block_length:
         raise UserError(
             f"the circuit was trained on {circuit.block_length}-token blocks; "

@@ -1,11 +1,12 @@
 """What the loop asks of a backbone: logits of some rows and columns, guided, and with cached keys and values."""
 
+import dataclasses
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from codd_lightning.backbones import AnyBackbone, KeyValues
+from codd_lightning.backbones import AnyBackbone, KeyValues, Prediction
 from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.config import DecodingConfig
 from codd_lightning.errors import UserError
@@ -55,15 +56,19 @@ class Predictor:
         if self._backbone.block_length is None:
             self._kept = {}
 
-    def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """`(R, P, V)` float32, minus infinity at the mask token and at suppressed ones."""
-        logits = self._predict(rows, columns, unprompted=False)
-        if self._config.cfg_scale > 0.0:
-            free = self._predict(rows, columns, unprompted=True)
-            logits = free + (self._config.cfg_scale + 1.0) * (logits - free)
-        return logits.index_fill_(-1, self._withheld, -torch.inf)
+    def __call__(self, rows: Tensor, columns: Tensor) -> Prediction:
+        """Logits `(R, P, V)` in float32, minus infinity at the mask token and at suppressed ones, and hidden states.
 
-    def _predict(self, rows: Tensor, columns: Tensor, unprompted: bool) -> Tensor:
+        Guidance changes logits alone: hidden states are those of the prompted pass.
+        """
+        found = self._predict(rows, columns, unprompted=False)
+        logits = found.logits.float()
+        if self._config.cfg_scale > 0.0:
+            free = self._predict(rows, columns, unprompted=True).logits.float()
+            logits = free + (self._config.cfg_scale + 1.0) * (logits - free)
+        return dataclasses.replace(found, logits=logits.index_fill_(-1, self._withheld, -torch.inf))
+
+    def _predict(self, rows: Tensor, columns: Tensor, unprompted: bool) -> Prediction:
         canvas = self._canvas
         end = None if self._backbone.block_length is None else int(columns[-1]) + 1  # later blocks are not seen
         tokens, attention_mask = canvas.tokens[rows, :end], canvas.attention_mask[rows, :end]
@@ -78,17 +83,17 @@ class Predictor:
             response_start=canvas.prompt_length,
         )
         if self._config.cache == "none":
-            return ask().logits.float()
+            return ask()
         keep = self._cached_columns(columns, tokens.shape[1])
         of, kept = self._kept.get(unprompted, (rows, None))
         if kept is not None and len(of) != len(rows):  # some rows have finished since
             kept = kept.rows(torch.searchsorted(of, rows))
         if kept is not None and int(kept.columns.sum()) == int(keep.sum()):
-            return ask(cache=kept).logits.float()
+            return ask(cache=kept)
         found = ask(cache=kept, keep=keep)
         assert found.cache is not None, "a backbone that remembers gives what it was to keep"
         self._kept[unprompted] = rows, found.cache
-        return found.logits.float()
+        return found
 
     def _cached_columns(self, columns: Tensor, width: int) -> Tensor:
         """`(T,)` bool: what stays as it was at the block's first step."""

@@ -112,7 +112,7 @@ class Session:
             coupled=_side(choices.proposal, coupled),
             pairs=[
                 raised_pairs(self._circuit, evidence, PAIRS)
-                for evidence in block_evidence(self.backbone, prompt, config, coupled)
+                for evidence in block_evidence(self.backbone, prompt, config, coupled, self._circuit.reads)
             ],
         )
 

@@ -8,6 +8,7 @@ import torch
 from codd_lightning.backbones import as_backbone, encode_prompt
 from codd_lightning.circuits import Circuit, Evidence
 from codd_lightning.data import EncodedDataset
+from codd_lightning.decoding import context_of
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation.intervals import bootstrap_ratio
 from codd_lightning.evaluation.rows import Row, row
@@ -50,10 +51,16 @@ def evaluate_barrier(
         masked = torch.full((1, length), backbone.mask_token_id)
         canvas = torch.cat([torch.tensor([encoded.prompt]), masked], 1)
         columns = torch.arange(len(encoded.prompt), canvas.shape[1])
-        evidence = Evidence.from_logits(backbone.predict(canvas, columns).logits, masked, backbone.mask_token_id)
+        prediction = backbone.predict(canvas, columns)
+        context = None
+        if circuit is not None:
+            start = columns[:1]
+            whole = torch.ones_like(canvas)
+            context = context_of(prediction, circuit.reads, prediction.hidden, torch.zeros_like(start), start, whole)
+        evidence = Evidence.from_logits(prediction.logits, masked, backbone.mask_token_id, context=context)
         found = {"factorized": evidence.log_weight(tokens)}
         if circuit is not None:
-            found["any_order"] = circuit.log_joint(tokens, evidence) - circuit.log_partition(evidence)
+            found["any_order"] = circuit.log_conditional(tokens, evidence)
         for decoder, log_prob in found.items():
             left = -float(log_prob.double().mean()) - math.log(len(texts))
             measured.setdefault(("nats_left", decoder), []).append(left)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone, device_of
-from codd_lightning.circuits import Circuit, Evidence
-from codd_lightning.decoding import DecodingConfig, Generation
+from codd_lightning.circuits import Circuit, Evidence, Reads
+from codd_lightning.decoding import DecodingConfig, Generation, context_of
 from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.predictor import Predictor
 
@@ -94,7 +94,11 @@ def commits(generation: Generation, row: int = 0) -> list[Commit]:
 
 @torch.no_grad()
 def block_evidence(
-    backbone: AnyBackbone, prompt: Sequence[int], config: DecodingConfig, generation: Generation
+    backbone: AnyBackbone,
+    prompt: Sequence[int],
+    config: DecodingConfig,
+    generation: Generation,
+    reads: Reads = Reads.NOTHING,
 ) -> Iterator[Evidence]:
     """What the backbone said of each block of one response before its first token, as evidence for a circuit.
 
@@ -105,6 +109,7 @@ def block_evidence(
         prompt: token ids.
         config: by which, in block diffusion without guidance.
         generation: of that prompt alone, with its trace.
+        reads: of the circuit.
     """
     assert generation.trace is not None, "asked for with a trace only"
     backbone = as_backbone(backbone)
@@ -116,12 +121,13 @@ def block_evidence(
         start = int(columns[0])
         if start not in begun:
             begun.add(start)
-            logits = predictor(step.rows, columns)
+            said, only = predictor(step.rows, columns), torch.zeros_like(step.rows)
             yield Evidence.from_logits(
-                logits,
+                said.logits,
                 canvas.tokens[:, columns],
                 backbone.mask_token_id,
                 top_k=config.evidence_top_k,
+                context=context_of(said, reads, said.hidden, only, columns[:1], canvas.attention_mask),
                 tail=False,  # as the loop asks the circuit
             )
         canvas.commit(step.rows, step.columns, step.canvas.gather(-1, step.columns), step.committed)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone, device_of
-from codd_lightning.circuits import Circuit
+from codd_lightning.circuits import Circuit, Reads
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.diffusion import Noised
 from codd_lightning.errors import UserError
@@ -59,7 +59,14 @@ def evaluate_likelihood(
         rows = [dataset[i] for i in range(start, min(start + batch_size, examples))]
         batch = data.collate(rows).to(device_of(backbone))
         noised = noise(batch, backbone.mask_token_id, 0, f"{split} likelihood")
-        blocks = scored_blocks(backbone, batch, noised, noise.block_length, evidence_top_k)
+        blocks = scored_blocks(
+            backbone,
+            batch,
+            noised,
+            noise.block_length,
+            evidence_top_k,
+            Reads.NOTHING if circuit is None else circuit.reads,
+        )
         counted = blocks.counted
         factorized = blocks.evidence.log_weight(blocks.tokens, counted)
         coupled = factorized if circuit is None else conditional_log_likelihood(circuit, blocks, counted)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import BackboneLike, as_backbone
-from codd_lightning.circuits import Circuit, Evidence
+from codd_lightning.circuits import Circuit, Evidence, Reads
+from codd_lightning.decoding import context_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def masked_log_likelihood(
     length = tokens.shape[1]
     columns = torch.arange(canvas.shape[1] - length, canvas.shape[1], device=canvas.device)
     start = int(columns[0])
-    logits = backbone.predict(canvas, columns, attention_mask=attention_mask, response_start=start).logits
+    prediction = backbone.predict(canvas, columns, attention_mask=attention_mask, response_start=start)
     if circuit is None:
         block_length = length
 
@@ -96,13 +97,19 @@ def masked_log_likelihood(
     asked = masked.any(-1)
     true = blocked(tokens)[asked]
     absent = ~blocked(torch.ones_like(tokens, dtype=torch.bool))[asked]
+    blocks_per_row = len(asked) // len(canvas)
+    row = torch.arange(len(canvas), device=canvas.device).repeat_interleave(blocks_per_row)[asked]
+    starts = columns[::block_length].repeat(len(canvas))[asked]
+    hidden = None if prediction.hidden is None else blocked(prediction.hidden)[asked]
+    reads = Reads.NOTHING if circuit is None else circuit.reads
     evidence = Evidence.from_logits(
-        blocked(logits)[asked],
+        blocked(prediction.logits)[asked],
         blocked(canvas[:, columns])[asked],
         backbone.mask_token_id,
         top_k=top_k,
         keep=None if top_k is None else true,
         absent=absent,
+        context=context_of(prediction, reads, hidden, row, starts, attention_mask),
     )
     masked = masked[asked]
     found = evidence.log_weight(true, masked).double()
@@ -111,5 +118,4 @@ def masked_log_likelihood(
         marginals = circuit.posterior(evidence.rows(acts)).token_marginals()
         per_token = marginals.gather(-1, true[acts, :, None]).squeeze(-1).double().log()
         found[acts] = per_token.masked_fill(~masked[acts], 0.0).sum(-1)
-    row = torch.arange(len(canvas), device=canvas.device).repeat_interleave(len(asked) // len(canvas))[asked]
     return found.new_zeros(len(canvas)).index_add_(0, row, found)

@@ -1,5 +1,6 @@
 """A backbone that need not be asked twice about the same canvas, for decoders that differ in their options only."""
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Remembering(nn.Module):
                 canvas, positions, attention_mask=attention_mask, response_start=response_start
             )
         known = self._known[key]
-        return Prediction(known.logits.clone(), known.hidden)  # whoever asks may write into the logits
+        return dataclasses.replace(known, logits=known.logits.clone())  # whoever asks may write into the logits
 
     def forget(self) -> None:
         """Drops what is remembered."""

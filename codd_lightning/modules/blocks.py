@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone
-from codd_lightning.circuits import Circuit, Evidence
+from codd_lightning.circuits import Circuit, Evidence, Reads
 from codd_lightning.data import Batch, Blocks
+from codd_lightning.decoding import context_of
 from codd_lightning.diffusion import Noised, NoiseLevel
-from codd_lightning.errors import UserError
 
 
 def scored_blocks(
@@ -16,7 +16,7 @@ def scored_blocks(
     noised: Noised,
     block_length: int,
     top_k: int | None,
-    hidden: bool = False,
+    reads: Reads = Reads.NOTHING,
 ) -> Blocks:
     """Runs the frozen backbone on a noised batch and takes its word as evidence.
 
@@ -26,7 +26,7 @@ def scored_blocks(
         noised: the same, masked.
         block_length: L; responses are whole blocks.
         top_k: tokens per position that evidence keeps, the true one always among them; None for all.
-        hidden: whether to give the backbone's hidden states as well.
+        reads: what the evidence carries of the backbone's hidden states as well.
 
     Raises:
         UserError: hidden states are asked for, and the backbone gives none.
@@ -36,11 +36,6 @@ def scored_blocks(
         prediction = backbone.predict(
             noised.canvas, columns, attention_mask=batch.attention_mask, response_start=batch.prompt_length
         )
-    states = None
-    if hidden:
-        if prediction.hidden is None:
-            raise UserError("this backbone gives no hidden states")
-        states = prediction.hidden
     logits = prediction.logits
 
     def blocked(values: Tensor) -> Tensor:
@@ -51,20 +46,23 @@ def scored_blocks(
     chosen = blocked(noised.scored).any(-1)
     tokens = blocked(batch.input_ids)[chosen]
     logits = logits.reshape(-1, block_length, logits.shape[-1])[chosen]
+    blocks_per_row = len(columns) // block_length
+    row = torch.arange(len(batch), device=tokens.device).repeat_interleave(blocks_per_row)[chosen]
+    hidden = prediction.hidden
+    if hidden is not None:
+        hidden = hidden.reshape(-1, block_length, hidden.shape[-1])[chosen]
+    starts = columns[::block_length].repeat(len(batch))[chosen]
     evidence = Evidence.from_logits(
         logits,
         blocked(noised.canvas)[chosen],
         backbone.mask_token_id,
         top_k=top_k,
         keep=tokens if top_k is not None else None,
+        context=context_of(prediction, reads, hidden, row, starts, batch.attention_mask),
     )
-    blocks_per_row = len(columns) // block_length
-    row = torch.arange(len(batch), device=tokens.device).repeat_interleave(blocks_per_row)[chosen]
     counted = blocked(noised.masked & until_eos)[chosen]
-    if states is not None:
-        states = states.reshape(-1, block_length, states.shape[-1])[chosen]
     masked = blocked(noised.masked)[chosen]
-    return Blocks(tokens, masked, counted, evidence, row, noised.level.rows(row), len(batch), states)
+    return Blocks(tokens, masked, counted, evidence, row, noised.level.rows(row), len(batch))
 
 
 def clean_blocks(batch: Batch, block_length: int, vocab_size: int) -> Blocks:
@@ -93,4 +91,4 @@ def conditional_log_likelihood(circuit: Circuit, blocks: Blocks, where: Tensor |
         blocks: tokens and evidence.
         where: `(M, L)` bool: of these tokens alone, the other masked ones summed out; all if None.
     """
-    return circuit.log_joint(blocks.tokens, blocks.evidence, where) - circuit.log_partition(blocks.evidence)
+    return circuit.log_conditional(blocks.tokens, blocks.evidence, where)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from codd_lightning.backbones import as_backbone, device_of
+from codd_lightning.circuits import Reads
 from codd_lightning.data import CacheFolder, EpochOrder, RowFormat, TaskDataModule
 from codd_lightning.modules.blocks import scored_blocks
 from codd_lightning.modules.noise import Noise
@@ -24,6 +25,7 @@ def write_evidence(
     top_k: int | None,
     dtype: str,
     hidden: str | None = None,
+    before: bool = False,
     rank: int = 0,
     world_size: int = 1,
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -41,6 +43,7 @@ def write_evidence(
         top_k: tokens per position that evidence keeps, the true one always among them; None for all.
         dtype: of log-probabilities, "float32", "float16" or "bfloat16".
         hidden: dtype of hidden states, "float16" or "bfloat16"; None stores none.
+        before: whether those before each block are stored as well.
         rank, world_size: of this process.
         precision: context that the backbone runs in.
         progress: told of examples as they are done.
@@ -48,6 +51,9 @@ def write_evidence(
     Raises:
         UserError: the backbone gives no hidden states, or a file cannot be written.
     """
+    reads = Reads.NOTHING
+    if hidden is not None:
+        reads = Reads.EVERYTHING_BEFORE if before else Reads.BLOCK
     backbone = as_backbone(backbone)
     device = device_of(backbone)
     for shard in folder.shards[rank::world_size]:
@@ -64,7 +70,7 @@ def write_evidence(
                 there = batch.to(device)
                 noised = noise(there, backbone.mask_token_id, shard.epoch, PURPOSES[shard.split])
                 with torch.no_grad(), precision():
-                    blocks = scored_blocks(backbone, there, noised, noise.block_length, top_k, hidden is not None)
+                    blocks = scored_blocks(backbone, there, noised, noise.block_length, top_k, reads)
                 blocks = blocks.to("cpu")
                 rows = RowFormat.of(blocks, backbone.mask_token_id, dtype, hidden)
                 append(rows.rows(blocks, shard.epoch, positions, batch.index))

@@ -150,4 +150,6 @@ class CircuitModule(L.LightningModule):
             return batch
         assert self.backbone is not None, "without a backbone, batches come with their evidence"
         noised = self.noise(batch, self.backbone.mask_token_id, epoch, purpose)
-        return scored_blocks(self.backbone, batch, noised, self.noise.block_length, self.evidence_top_k)
+        return scored_blocks(
+            self.backbone, batch, noised, self.noise.block_length, self.evidence_top_k, self.circuit.reads
+        )

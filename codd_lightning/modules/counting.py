@@ -24,5 +24,6 @@ def expected_counts(
         conditional: whether to count under the evidence as well; None in the second place if not.
     """
     everywhere = torch.ones_like(blocks.tokens, dtype=torch.bool)
-    known = circuit.expected_counts(blocks.evidence.clamp(blocks.tokens, everywhere), weights)
-    return known, circuit.expected_counts(blocks.evidence, weights) if conditional else None
+    evidence = circuit.prepare(blocks.evidence)
+    known = circuit.expected_counts(evidence.clamp(blocks.tokens, everywhere), weights)
+    return known, circuit.expected_counts(evidence, weights) if conditional else None

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from codd_lightning.backbones import new_backbone
-from codd_lightning.circuits import Evidence
+from codd_lightning.circuits import Context, Evidence, Reads
 from codd_lightning.data import Blocks, CachedDataModule, CacheFolder, RowFormat, TaskDataModule
 from codd_lightning.diffusion import NoiseLevel
 from codd_lightning.errors import UserError
@@ -102,7 +102,7 @@ def on_the_fly(setup: Setup, top_k: int | None, epoch: int, batch_size: int = BA
     loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]  # GlobalBatches has one
     for batch in loader:
         noised = noise(batch, backbone.mask_token_id, epoch, "training noise")
-        yield scored_blocks(backbone, batch, noised, LENGTH, top_k, hidden=True)
+        yield scored_blocks(backbone, batch, noised, LENGTH, top_k, Reads.EVERYTHING_BEFORE)
 
 
 def from_cache(folder: CacheFolder, epoch: int, batch_size: int = BATCH, **options: Any) -> Iterator[Blocks]:
@@ -122,21 +122,31 @@ def tensors(value: Any, prefix: str = "") -> dict[str, Tensor]:
     return found
 
 
+def with_lists(blocks: Blocks) -> Blocks:
+    """What lies before the blocks without its padding, one block after another; and how much of each."""
+    context = blocks.evidence.context
+    assert context is not None
+    assert context.before is not None
+    assert context.present is not None
+    bare = Context(context.hidden, context.before[context.present], context.present.sum(-1))
+    return dataclasses.replace(blocks, evidence=dataclasses.replace(blocks.evidence, context=bare))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("top_k", [None, 1, 6])
 def test_batches_from_the_cache_are_those_of_training_on_the_fly(
     top_k: int | None, workers: int, setup: Setup, tmp_path: Path
 ) -> None:
-    folder = written(setup, tmp_path / "cache", top_k=top_k, hidden="bfloat16")
+    folder = written(setup, tmp_path / "cache", top_k=top_k, hidden="bfloat16", before=True)
     for epoch in range(EPOCHS):
         pairs = list(zip(on_the_fly(setup, top_k, epoch), from_cache(folder, epoch, num_workers=workers), strict=True))
         assert len(pairs) == 18 // BATCH
         for fresh, stored in pairs:
             assert stored.examples == fresh.examples == BATCH
-            here, there = tensors(fresh), tensors(stored)
+            here, there = tensors(with_lists(fresh)), tensors(with_lists(stored))
             assert here.keys() == there.keys()
             for name, value in here.items():
-                if name == "hidden":
+                if name in ("evidence.context.hidden", "evidence.context.before"):
                     assert torch.equal(value.bfloat16(), there[name])
                 elif value.is_floating_point():
                     torch.testing.assert_close(there[name], value, rtol=1e-5, atol=1e-30)

@@ -26,6 +26,7 @@ from codd_lightning.configs.schema.callbacks import (
     Throughput,
 )
 from codd_lightning.configs.schema.circuits import (
+    ContextualHMMCircuit,
     FactorizedCircuit,
     HMMCircuit,
     Initialization,
@@ -95,6 +96,7 @@ def register() -> None:
         ("backbone", "scratch_schema", ScratchBackbone),
         ("backbone", "exact_schema", ExactBackbone),
         ("circuit", "hmm_schema", HMMCircuit),
+        ("circuit", "contextual_hmm_schema", ContextualHMMCircuit),
         ("circuit", "mixture_schema", MixtureCircuit),
         ("circuit", "tree_schema", TreeCircuit),
         ("circuit", "factorized_schema", FactorizedCircuit),

@@ -14,4 +14,5 @@ class Cache:
     epochs: int = ranged("${trainer.max_epochs}", minimum=1)
     dtype: str = "float16"
     hidden: str | None = None
+    before: bool = False
     shard_batches: int = ranged(64, minimum=1)

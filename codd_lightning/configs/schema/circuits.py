@@ -18,6 +18,21 @@ class HMMCircuit:
 
 
 @dataclass
+class ContextualHMMCircuit:
+    """HMM with potentials and emissions that depend on the backbone's hidden states."""
+
+    _target_: str = "codd_lightning.circuits.ContextualHMM"
+    num_states: int = ranged(256, minimum=1)
+    max_parameters: int | None = ranged(None, minimum=1)
+    latent: str = "mlp"
+    latent_width: int = ranged(64, minimum=1)
+    roles: int = ranged(16, minimum=0)
+    role_rank: int = ranged(16, minimum=1)
+    adapter_width: int = ranged(64, minimum=0)
+    adapter_layers: int = ranged(1, minimum=1)
+
+
+@dataclass
 class MixtureCircuit:
     """Mixture of fully factorized components: the HMM without its chain."""
 
