@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
 from codd_lightning.cli.build import Experiment, build
-from codd_lightning.cli.cache_settings import asking_callbacks, new_cache, require_cacheable
+from codd_lightning.cli.cache_settings import asking_callbacks, new_cache, require_cacheable, require_stored
 from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.console import quiet_libraries
 from codd_lightning.cli.feasible import require_feasible
@@ -72,6 +72,8 @@ def _prepared(config: DictConfig) -> tuple[Experiment, CacheFolder]:
         raise UserError(
             f"cache.hidden={config.cache.hidden}: this backbone gives no hidden states; use cache.hidden=null"
         )
+    if experiment.circuit is not None:
+        require_stored(config, experiment.circuit)
     folder = new_cache(config, experiment.data, fingerprint(experiment.backbone))
     folder.start()
     return experiment, folder

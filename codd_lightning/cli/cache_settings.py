@@ -54,8 +54,8 @@ def require_stored(config: DictConfig, circuit: Circuit) -> None:
     if circuit.reads > stored:
         before = " cache.before=true" if circuit.reads == Reads.EVERYTHING_BEFORE else ""
         raise UserError(
-            f"cache.path={config.cache.path} lacks the hidden states that this circuit reads: write a cache with "
-            f"cache.hidden=float16{before}"
+            f"cache.hidden={config.cache.hidden or 'null'} cache.before={str(config.cache.before).lower()}: this "
+            f"circuit reads more of the backbone's hidden states: use cache.hidden=float16{before}"
         )
 
 
