@@ -25,6 +25,7 @@ from codd_lightning.circuits.posterior import Mode, Posterior
 from codd_lightning.circuits.roles import Roles
 from codd_lightning.circuits.search import Completions, beam_search, best_completion, sample_completions
 from codd_lightning.circuits.sizes import most_states
+from codd_lightning.circuits.splitting import split_dead_states
 from codd_lightning.circuits.tree import Tree
 
 __all__ = [
@@ -65,4 +66,5 @@ __all__ = [
     "sample_completions",
     "save_circuit",
     "save_jpc",
+    "split_dead_states",
 ]

@@ -26,11 +26,15 @@ class HMM(LatentCircuit):
         block_length: the most positions that a block may have.
         homogeneous: one transition and one emission for all positions; else one for each.
 
+    Attributes:
+        num_roles: groups of states that read evidence in their own way; 0 for none.
+
     Raises:
         CircuitError: a size is not positive.
     """
 
     tables: ClassVar[dict[str, int]] = {"initial": -1, "transition": -1, "emission": 1}
+    num_roles = 0
     # Transitions start sparse, a few successors for each state: paths that share a state from the start are pulled
     # apart late or never, and what should be remembered along them is lost.
     spreads: ClassVar[dict[str, float]] = {"initial": 0.3, "transition": 3.0, "emission": EMISSION_SPREAD}

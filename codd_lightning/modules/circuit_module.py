@@ -1,5 +1,6 @@
 """Training of a circuit on a frozen backbone."""
 
+import dataclasses
 from typing import Any
 
 import lightning as L
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
-from codd_lightning.circuits import Circuit, describe
+from codd_lightning.circuits import HMM, Circuit, Evidence, describe, split_dead_states
 from codd_lightning.data import Batch, Blocks
 from codd_lightning.decoding import require_fit
 from codd_lightning.diffusion import WEIGHTS
@@ -16,7 +17,8 @@ from codd_lightning.metrics import LikelihoodByMaskRatio
 from codd_lightning.modules.blocks import clean_blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.counting import expected_counts
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import CountingRecipe, OptimizerRecipe
+from codd_lightning.modules.optimizers import CountingRecipe, CyclicAdamW, OptimizerRecipe, is_log_distribution
+from codd_lightning.seeding import sample_generator
 
 
 class CircuitModule(L.LightningModule):
@@ -67,10 +69,44 @@ class CircuitModule(L.LightningModule):
             self.backbone.eval()
         return self
 
+    def on_train_batch_start(self, batch: Batch | Blocks, batch_idx: int) -> None:
+        if not isinstance(self._optimizer, CyclicAdamW):
+            return
+        cycle, within, _ = self._cycle(self._optimizer)
+        if cycle and not within:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            optimizer.state.clear()
+            if self._optimizer.split_dead_states:
+                self._split_dead_states(batch)
+
+    def _split_dead_states(self, batch: Batch | Blocks) -> None:
+        """Splits the states that the true tokens of a batch do not use, on all ranks alike."""
+        if not isinstance(self.circuit, HMM):
+            return
+        blocks = self._blocks(batch, self.current_epoch, "training noise")
+        count, length = blocks.tokens.shape
+        nothing = Evidence.nothing_known(count, length, self.circuit.vocab_size, device=self.device)
+        clean = nothing.clamp(blocks.tokens, torch.ones_like(blocks.masked))
+        usage = self._sum_over_ranks({"": self.circuit.expected_counts(clean)["emission"].sum((0, 1))})[""]
+        generator = sample_generator(self.noise.seed, 0, self.global_step, "splitting")
+        split = split_dead_states(self.circuit, usage, generator)
+        self.log("train/split_states", float(split), batch_size=blocks.examples)
+
+    def _cycle(self, optimizer: CyclicAdamW) -> tuple[int, int, int]:
+        return optimizer.cycle_of(self.global_step, int(self.trainer.estimated_stepping_batches))
+
+    @property
+    def _heads_wait(self) -> bool:
+        """Whether only the tables are trained by now."""
+        optimizer = self._optimizer
+        return isinstance(optimizer, CyclicAdamW) and self._cycle(optimizer)[0] < optimizer.static_cycles
+
     def training_step(self, batch: Batch | Blocks, batch_idx: int) -> Tensor | None:
         if self.conditional:
             blocks = self._blocks(batch, self.current_epoch, "training noise")
             weights = self.weight(blocks.noise)  # (M,)
+            if self._heads_wait:
+                blocks = dataclasses.replace(blocks, evidence=dataclasses.replace(blocks.evidence, context=None))
         else:
             assert isinstance(batch, Batch), "clean text is never cached"
             blocks = clean_blocks(batch, self.noise.block_length, self.circuit.vocab_size)
@@ -81,6 +117,9 @@ class CircuitModule(L.LightningModule):
             else:
                 scores = self.circuit.log_prob(blocks.tokens)  # (M,)
         loss = -(weights * scores).sum() / blocks.examples
+        if self._heads_wait:  # gradients of 0, which ranks that exchange them need
+            heads = [p for name, p in self.circuit.named_parameters() if not is_log_distribution(name)]
+            loss = loss + 0.0 * sum(p.sum() for p in heads)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=blocks.examples)
         if masked := int(blocks.masked.sum()):
             tag = "train/cll_per_masked_token" if self.conditional else "train/log_likelihood_per_token"

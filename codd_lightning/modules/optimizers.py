@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +119,67 @@ class AdamW(OptimizerRecipe):
 
 
 @dataclass(frozen=True)
+class CyclicAdamW(AdamW):
+    """AdamW on a circuit, whose schedule starts again several times, with fresh moments.
+
+    A circuit's states are settled early, and many of them left behind; a restart is when they can be put to use.
+
+    Attributes:
+        cycles: warm-ups and decays, as equal in length as can be.
+        static_cycles: of those, the first ones, in which what depends on a context waits for the tables.
+        head_lr: peak learning rate of what depends on a context; None for `lr`.
+        split_dead_states: whether each cycle but the first begins with `codd_lightning.circuits.split_dead_states`.
+
+    Raises:
+        UserError: nothing would be left of the cycles.
+    """
+
+    cycles: int = 4
+    static_cycles: int = 1
+    head_lr: float | None = None
+    split_dead_states: bool = True
+
+    def __post_init__(self) -> None:
+        if self.static_cycles >= self.cycles:
+            raise UserError(
+                f"optimizer.static_cycles={self.static_cycles} must be less than optimizer.cycles={self.cycles}: "
+                "what depends on a context would never learn"
+            )
+
+    def cycle_of(self, step: int, total_steps: int) -> tuple[int, int, int]:
+        """The cycle of a step, from 0; the step within it; and the length of that cycle."""
+        ends = [total_steps * (cycle + 1) // self.cycles for cycle in range(self.cycles)]
+        cycle = min(bisect_right(ends, step), self.cycles - 1)
+        start = ends[cycle - 1] if cycle else 0
+        return cycle, step - start, ends[cycle] - start
+
+    def optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        tables = [p for name, p in parameters if is_log_distribution(name)]
+        heads = [p for name, p in parameters if not is_log_distribution(name)]
+        if not tables:
+            raise UserError("optimizer=adamw_cycles is for circuits, and this is none: use adamw")
+        head_lr = self.lr if self.head_lr is None else self.head_lr
+        groups: list[dict[str, Any]] = [
+            {"params": tables, "lr": self.lr},
+            *([{"params": heads, "lr": head_lr}] if heads else []),
+        ]
+        return torch.optim.AdamW(groups, betas=self.betas, weight_decay=self.weight_decay)
+
+    def scheduled(self, optimizer: torch.optim.Optimizer, total_steps: int) -> dict[str, Any]:
+        def of_tables(step: int) -> float:
+            _, within, length = self.cycle_of(step, total_steps)
+            return self.factor(within, length)
+
+        def of_heads(step: int) -> float:
+            waits = self.cycle_of(step, total_steps)[0] < self.static_cycles
+            return 0.0 if waits else of_tables(step)
+
+        factors: list[Any] = [of_tables, of_heads]
+        schedule = LambdaLR(optimizer, factors[: len(optimizer.param_groups)])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass(frozen=True)
 class Muon(AdamW):
     """Muon (Jordan et al., 2024) on the matrices of a transformer's layers, AdamW on everything else.
 
@@ -167,6 +229,11 @@ class _Paired(torch.optim.Optimizer):
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [part.param_groups[0] for part in self._parts]
+
+
+def is_log_distribution(name: str) -> bool:
+    """Whether a parameter of a circuit is one of its tables."""
+    return name.endswith("_logits")
 
 
 def _is_table(name: str) -> bool:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from codd_lightning.backbones import Backbone, load_backbone
-from codd_lightning.circuits import HMM
+from codd_lightning.circuits import HMM, ContextualHMM
 from codd_lightning.errors import UserError
-from codd_lightning.modules import AdamW, Muon, OptimizerRecipe
+from codd_lightning.modules import AdamW, CyclicAdamW, Muon, OptimizerRecipe
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RECIPES: list[OptimizerRecipe] = [
@@ -167,3 +167,42 @@ def test_adamw_moves_every_parameter_of_a_circuit(homogeneous: bool) -> None:
 def test_muon_is_refused_for_a_circuit_which_has_no_matrices() -> None:
     with pytest.raises(UserError, match=r"optimizer=muon.*adamw"):
         Muon(lr=0.1).optimizer(list(HMM(3, 5, 4).named_parameters()))
+
+
+def test_a_cycle_is_the_schedule_over_its_part_of_the_steps_and_heads_wait() -> None:
+    torch.manual_seed(0)
+    circuit = ContextualHMM(4, 5, 3, 6, roles=2, adapter_width=16)
+    recipe = CyclicAdamW(lr=0.2, head_lr=0.05, warmup_steps=2, final_fraction=0.1, cycles=3, static_cycles=1)
+    total = 26  # cycles of 8, 9 and 9 steps
+    made = recipe(circuit.named_parameters(), total)
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    tables, heads = optimizer.param_groups
+    assert {id(p) for p in tables["params"]} == {id(p) for n, p in circuit.named_parameters() if n.endswith("_logits")}
+    plain = AdamW(lr=1.0, warmup_steps=2, final_fraction=0.1)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for cycle, length in enumerate((8, 9, 9)):
+        for step in range(length):
+            assert recipe.cycle_of(sum((8, 9, 9)[:cycle]) + step, total) == (cycle, step, length)
+            assert tables["lr"] == pytest.approx(0.2 * plain.factor(step, length))
+            assert heads["lr"] == pytest.approx(0.05 * plain.factor(step, length) if cycle else 0.0)
+            take_steps(optimizer, parameters, range(1), schedule)
+
+
+def test_one_cycle_is_adamw() -> None:
+    torch.manual_seed(0)
+    one, other = HMM(4, 5, 3), HMM(4, 5, 3)
+    other.load_state_dict(one.state_dict())
+    for circuit, recipe in (
+        (one, AdamW(lr=0.1, warmup_steps=2)),
+        (other, CyclicAdamW(lr=0.1, warmup_steps=2, cycles=1, static_cycles=0)),
+    ):
+        made = recipe(circuit.named_parameters(), 9)
+        take_steps(made["optimizer"], list(circuit.parameters()), range(9), made["lr_scheduler"]["scheduler"])
+    assert_equal(values(one), values(other))
+
+
+def test_cycles_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, match=r"optimizer.static_cycles=4 must be less than optimizer.cycles=4"):
+        CyclicAdamW(lr=0.1, cycles=4, static_cycles=4)
+    with pytest.raises(UserError, match="adamw_cycles is for circuits"):
+        CyclicAdamW(lr=0.1)(tiny().named_parameters(), 10)

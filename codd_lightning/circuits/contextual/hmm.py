@@ -77,6 +77,7 @@ class ContextualHMM(HMM):
         }
         super().__init__(num_states, vocab_size, block_length)
         self.hidden_size = hidden_size
+        self.num_roles = roles
         self.reads = Reads.EVERYTHING_BEFORE if adapter_width else Reads.BLOCK
         self.features: Adapter | PlainFeatures = PlainFeatures(hidden_size)
         if adapter_width:

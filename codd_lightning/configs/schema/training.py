@@ -54,6 +54,17 @@ class AdamW:
 
 
 @dataclass
+class CyclicAdamW(AdamW):
+    """AdamW on a circuit, starting again several times; what depends on a context waits for the first cycles."""
+
+    _target_: str = "codd_lightning.modules.CyclicAdamW"
+    cycles: int = ranged(4, minimum=1)
+    static_cycles: int = ranged(1, minimum=0)
+    head_lr: float | None = ranged(None, above=0.0)
+    split_dead_states: bool = True
+
+
+@dataclass
 class Muon(AdamW):
     """Muon on the matrices of a transformer's layers, AdamW on the rest."""
 
