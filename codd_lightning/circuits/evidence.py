@@ -162,10 +162,10 @@ class Evidence(Carried):
         if roles is not None:
             fresh = (where & self.soft)[..., None]
             base = self._weight_of(tokens)[..., None]
-            # 0 / 0 of a token that the evidence rules out: its own weight of 0 says so
-            gain = roles.weight_of(tokens, self.token_ids) / base.clamp_min(torch.finfo(base.dtype).tiny)
-            gain = gain.masked_fill(base == 0, 1.0)
-            roles = dataclasses.replace(roles, log_gain=torch.where(fresh, masked_log(gain), roles.log_gain))
+            gain = masked_log(roles.weight_of(tokens, self.token_ids)) - masked_log(base)
+            # of a token that the evidence rules out its own weight of 0 says all
+            gain = torch.where(fresh & (base > 0), gain, roles.log_gain)
+            roles = dataclasses.replace(roles, log_gain=gain)
         return dataclasses.replace(
             self, tokens=torch.where(where, tokens, self.tokens), observed=self.observed | where, roles=roles
         )

@@ -206,3 +206,21 @@ def test_a_context_that_does_not_fit_is_refused() -> None:
         circuit.log_partition(dataclasses.replace(evidence, context=Context(context.hidden)))
     with pytest.raises(EvidenceError, match=r"hidden states of shape \(3, 3, 5\) do not fit"):
         circuit.log_partition(dataclasses.replace(evidence, context=Context(context.hidden[..., 1:])))
+
+
+def test_heads_that_say_too_much_give_finite_scores_and_gradients() -> None:
+    circuit = make_contextual("everything").float()
+    with torch.no_grad():
+        for name, parameter in circuit.named_parameters():
+            if not name.endswith("_logits"):
+                parameter.mul_(100.0)
+    evidence = make_evidence()
+    context = evidence.context
+    assert context is not None
+    evidence = Evidence.from_logits(
+        evidence.weights.log().float(), evidence.tokens.masked_fill(~evidence.observed, V), V, context=context
+    )
+    scores = circuit.log_conditional(torch.where(evidence.observed, evidence.tokens, 1), evidence)
+    assert bool(scores.isfinite().all())
+    scores.sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in circuit.parameters())

@@ -43,6 +43,7 @@ CASES = {
     "workers": ["smoke", "data.num_workers=1"],
     "steps": ["smoke", "trainer.max_steps=13"],
     "seldom validated": ["smoke", "trainer.check_val_every_n_epoch=2"],
+    "contextual": ["smoke", "circuit=contextual_hmm", "circuit.roles=4", "optimizer=adamw_cycles"],
     "muon": ["tiny_backbone", "backbone.num_layers=1", "backbone.hidden_size=32"],
 }
 

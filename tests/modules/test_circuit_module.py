@@ -12,10 +12,18 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from codd_lightning.backbones import Backbone, new_backbone
-from codd_lightning.circuits import HMM
+from codd_lightning.circuits import HMM, ContextualHMM, Evidence
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.errors import UserError
-from codd_lightning.modules import AdamW, AnemoneEM, CircuitModule, CountingRecipe, ExpectationMaximization, Noise
+from codd_lightning.modules import (
+    AdamW,
+    AnemoneEM,
+    CircuitModule,
+    CountingRecipe,
+    CyclicAdamW,
+    ExpectationMaximization,
+    Noise,
+)
 
 from .helpers import trainer_of
 
@@ -364,3 +372,54 @@ def test_em_for_the_likelihood_never_falls_on_the_whole_data(
     trainer_of(max_epochs=6, limit_val_batches=0, callbacks=[Record()]).fit(module, data)
     assert likelihoods == sorted(likelihoods)
     assert likelihoods[-1] > likelihoods[0] + 1.0
+
+
+class Watch(L.Callback):
+    """Which parameters each step moves, and whether the optimizer's moments were fresh before it."""
+
+    def __init__(self) -> None:
+        self.moved: list[set[str]] = []
+        self.fresh: list[bool] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.fresh.append(not optimizer.state)
+        self._before = {name: p.detach().clone() for name, p in pl_module.circuit.named_parameters()}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        now = dict(pl_module.circuit.named_parameters())
+        self.moved.append({name for name, before in self._before.items() if not torch.equal(before, now[name])})
+
+
+def test_heads_wait_for_the_tables_and_every_cycle_starts_afresh(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    torch.manual_seed(0)
+    circuit = ContextualHMM(8, VOCABULARY, BLOCK, 16, roles=2, adapter_width=16)
+    recipe = CyclicAdamW(lr=0.1, warmup_steps=1, cycles=3, static_cycles=1)
+    module = module_of(real_backbone(words), circuit, optimizer=recipe)
+    watch = Watch()
+    trainer = trainer_of(max_epochs=6, callbacks=[watch])  # 12 steps, 4 a cycle
+    trainer.fit(module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words))
+    tables = {name for name, _ in circuit.named_parameters() if name.endswith("_logits")}
+    assert all(moved == tables for moved in watch.moved[:4])
+    assert watch.moved[5] > tables
+    assert {name for moved in watch.moved[4:] for name in moved} == {name for name, _ in circuit.named_parameters()}
+    assert [step for step, fresh in enumerate(watch.fresh) if fresh] == [0, 4, 8]
+
+
+def test_dead_states_are_split_at_the_start_of_a_cycle(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    usage = {}
+    for split in (False, True):
+        circuit = hmm_of(num_states=8)
+        with torch.no_grad():  # states of no use that training does not revive
+            circuit.initial_logits[4:] = -40.0
+            circuit.transition_logits[..., 4:] = -40.0
+        recipe = CyclicAdamW(lr=0.01, warmup_steps=0, cycles=2, static_cycles=0, split_dead_states=split)
+        module = module_of(real_backbone(words), circuit, optimizer=recipe)
+        trainer_of(max_epochs=2).fit(module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words))
+        nothing = Evidence.nothing_known(1, BLOCK, VOCABULARY)
+        usage[split] = circuit.expected_counts(nothing)["emission"].sum((0, 1))
+    assert bool((usage[False][4:] < 1e-6).all())
+    assert bool((usage[True] > 1e-4).all())

@@ -56,21 +56,23 @@ class EmissionRoles(nn.Module):
             scores = role @ self.tokens.T  # (B, L, R, V)
         else:
             scores = role @ self.tokens[evidence.token_ids].transpose(-1, -2)  # (B, L, R, K)
-        log_weights = masked_log(evidence.weights)[:, :, None] + scores
+        known = ~evidence.soft[..., None]  # weights say nothing there, and their logs must not be all minus infinity
+        log_weights = masked_log(evidence.weights).masked_fill(known, 0.0)[:, :, None] + scores
         total = log_weights.logsumexp(-1, keepdim=True)
         tail = None
         if evidence.tail is not None:
             left_out = evidence.vocab_size - evidence.weights.shape[-1]
-            log_tail = masked_log(evidence.tail)[:, :, None, None].expand_as(total)
+            log_tail = masked_log(evidence.tail).masked_fill(known.squeeze(-1), 0.0)[:, :, None, None].expand_as(total)
             total = torch.logaddexp(total, log_tail + math.log(max(left_out, 1)))
-            tail = _exp(log_tail, total).squeeze(-1)
+            tail = _quotient(log_tail, total).squeeze(-1)
         log_gain = total.new_zeros(total.shape[:-1])
-        return Roles(_exp(log_weights, total), tail, log_gain)
+        return Roles(_quotient(log_weights, total), tail, log_gain)
 
 
-def _exp(log_values: Tensor, log_total: Tensor) -> Tensor:
-    """The quotient of two numbers by their logs; 0 where the second is."""
-    return (log_values - log_total.masked_fill(log_total == -torch.inf, 0.0)).exp()
+def _quotient(log_values: Tensor, log_total: Tensor) -> Tensor:
+    """The quotient of two numbers by their logs, at least the least number: only minus infinity is impossible."""
+    found = (log_values - log_total.masked_fill(log_total == -torch.inf, 0.0)).exp()
+    return found.clamp_min(torch.finfo(found.dtype).tiny).masked_fill(log_values == -torch.inf, 0.0)
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
