@@ -34,7 +34,22 @@ def _entropy_bound(probabilities: Tensor, masked: Tensor, bound: float) -> Tenso
     return ((without_largest <= bound) & ascending.isfinite()).sum(-1)
 
 
-COMMIT: dict[str, CommitRule] = {"threshold": _threshold, "factor": _factor, "entropy_bound": _entropy_bound}
+def _joint(probabilities: Tensor, masked: Tensor, bound: float) -> Tensor:
+    """The most positions, surest first, whose largest probabilities have a product of at least the bound.
+
+    That is the probability that none of them is wrong, if they were independent. `any_order` that reads the
+    circuit knows the exact one, of the tokens that it has drawn in this step, and goes by it instead.
+    """
+    confidence = probabilities.amax(-1).masked_fill(~masked, 0.0).sort(-1, descending=True).values
+    return ((confidence.cumprod(-1) >= bound) & (confidence > 0.0)).sum(-1)
+
+
+COMMIT: dict[str, CommitRule] = {
+    "threshold": _threshold,
+    "factor": _factor,
+    "entropy_bound": _entropy_bound,
+    "joint": _joint,
+}
 
 
 def how_many(rule: str, probabilities: Tensor, masked: Tensor, bound: float) -> Tensor:

@@ -32,8 +32,8 @@ class DecodingConfig:
         steps: denoising steps of the whole response, spread evenly over its blocks, the remainder first; with a
             commit rule other than "quota" their number is an outcome, and this says nothing.
         schedule: of the quotas: "even", the remainder first, or "times", as Dream spends its time.
-        commit: how many positions a step commits: "quota", or by their confidence "threshold", "factor" or
-            "entropy_bound" (see `codd_lightning.decoding.commit`).
+        commit: how many positions a step commits: "quota", or by their confidence "threshold", "factor",
+            "entropy_bound" or "joint" (see `codd_lightning.decoding.commit`).
         commit_bound: of such a rule; None with "quota".
         commit_reads: the distribution that such a rule reads: "backbone", or "circuit" where one acts.
         max_new_tokens: length of the response.
@@ -134,8 +134,9 @@ class DecodingConfig:
             return
         if self.commit_bound is None:
             raise UserError(f"decoding.commit={self.commit} needs a decoding.commit_bound")
-        if not 0.0 <= self.commit_bound < (1.0 if self.commit == "threshold" else math.inf):
-            below = "below 1, as a probability" if self.commit == "threshold" else "finite"
+        probability = self.commit in ("threshold", "joint")
+        if not 0.0 <= self.commit_bound < (1.0 if probability else math.inf):
+            below = "below 1, as a probability" if probability else "finite"
             raise UserError(f"decoding.commit_bound={self.commit_bound} must be 0 or more, and {below}")
         if self.schedule != "even":
             raise UserError(f"decoding.schedule={self.schedule} has no effect with decoding.commit={self.commit}")

@@ -212,13 +212,16 @@ class Denoising:
             some = asked if len(part) == len(acts) else asked.part(part)
             proposal = self._proposal if coupled else PROPOSALS["factorized"]
             posterior = self._posterior(some, proposal) if coupled else None
+            least_joint = None
             if quota is not None:
                 wanted = quota[part]
+            elif posterior is not None and self._goes_by_joint:
+                wanted, least_joint = some.opened.sum(-1), self._config.commit_bound
             elif posterior is not None and self._config.commit_reads == "circuit":
                 wanted = self._by_rule(posterior.token_marginals(), some.opened)
             else:
                 wanted = self._by_rule(some.logits.softmax(-1), some.opened)
-            answer = proposal.answer(self._question(some, wanted, posterior))
+            answer = proposal.answer(self._question(some, wanted, posterior, least_joint))
             committed = answer.committed & some.inside
             self._canvas.commit(some.rows, some.columns, answer.tokens, committed)
             self.circuit_calls.index_add_(0, some.rows, answer.circuit_calls)
@@ -234,6 +237,12 @@ class Denoising:
                     coupled=acts[part],
                 )
                 self.trace.append(step)
+
+    @property
+    def _goes_by_joint(self) -> bool:
+        """Whether the proposal itself says when the joint probability of its tokens is too small to go on."""
+        config = self._config
+        return config.commit == "joint" and config.commit_reads == "circuit" and self._proposal.knows_joint
 
     def _acts(self, asked: Asked) -> Tensor:
         """`(M,)` bool: whether the circuit acts on each window."""
@@ -287,7 +296,9 @@ class Denoising:
             tail=False,  # what is left out is not proposed, so that only what is kept costs anything
         )
 
-    def _question(self, asked: Asked, quota: Tensor, posterior: Posterior | None) -> Question:
+    def _question(
+        self, asked: Asked, quota: Tensor, posterior: Posterior | None, least_joint: float | None = None
+    ) -> Question:
         config = self._config
         return Question(
             logits=asked.logits,
@@ -305,4 +316,5 @@ class Denoising:
             top_k=config.top_k,
             tau=config.tau,
             posterior=posterior,
+            least_joint=least_joint,
         )

@@ -29,6 +29,8 @@ class Question:
         temperature, top_p, top_k: of the backbone's distribution where it is sampled.
         tau: sharpening of the coupled distribution.
         posterior: of the circuit; None where none acts.
+        least_joint: a proposal that draws one token after another stops before the exact joint probability of this
+            step's tokens falls below it, after one token at least; None where the quota alone decides.
     """
 
     logits: Tensor
@@ -46,6 +48,7 @@ class Question:
     top_k: int | None
     tau: float
     posterior: Posterior | None = None
+    least_joint: float | None = None
 
     def ranking_uniforms(self, active: Tensor | None = None) -> Tensor:
         """What the ranking may draw: `(B, L)`, fresh in the active rows (all if None) if it does draw."""
@@ -112,24 +115,26 @@ class Proposal:
     Attributes:
         answer: to a question.
         coupled: whether it asks the circuit's posterior.
+        knows_joint: whether it draws one token after another, and so knows the joint probability of those it drew.
         tempers_evidence: whether the backbone's logits are divided by tau before the circuit is conditioned on them.
     """
 
     answer: Callable[[Question], Answer]
     coupled: bool
     tempers_evidence: bool = False
+    knows_joint: bool = False
 
 
 PROPOSALS: dict[str, Proposal] = {}
 
 
 def register_proposal(
-    name: str, coupled: bool, tempers_evidence: bool = False
+    name: str, coupled: bool, tempers_evidence: bool = False, knows_joint: bool = False
 ) -> Callable[[Callable[[Question], Answer]], Callable[[Question], Answer]]:
     """Makes a way to answer known under a name."""
 
     def register(answer: Callable[[Question], Answer]) -> Callable[[Question], Answer]:
-        PROPOSALS[name] = Proposal(answer, coupled, tempers_evidence)
+        PROPOSALS[name] = Proposal(answer, coupled, tempers_evidence, knows_joint)
         return answer
 
     return register

@@ -1,6 +1,7 @@
 """How many positions a step commits by confidence or entropy."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,48 @@ def test_a_rule_may_read_the_circuits_exact_marginals(
         trace = first[reads]
         assert trace is not None
         assert int(trace[0].committed.sum()) == max(int((distribution.amax(-1) > 0.6).sum()), 1)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.05, 0.3, 0.9])
+def test_the_joint_rule_counts_while_the_product_is_at_least_the_bound(bound: float) -> None:
+    masked = torch.rand(6, LENGTH, generator=torch.Generator().manual_seed(2)) < 0.7
+    found = how_many("joint", logits().softmax(-1), masked, bound)
+    for row, (probabilities, open_) in enumerate(zip(logits().softmax(-1), masked, strict=True)):
+        sure = sorted((float(probabilities[i].max()) for i in range(LENGTH) if open_[i]), reverse=True)
+        fitting = [n for n in range(1, len(sure) + 1) if math.prod(sure[:n]) >= bound]
+        assert int(found[row]) == max([*fitting, min(len(sure), 1)])
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.02, 0.1, 0.3, 0.99])
+def test_any_order_stops_by_the_exact_joint_probability_of_its_tokens(
+    bound: float, fixed_logits: Callable[..., Any], random_hmm: Callable[..., HMM]
+) -> None:
+    hmm, said = random_hmm(3, VOCABULARY, LENGTH), logits(1)[0]
+    config = DecodingConfig(
+        max_new_tokens=LENGTH, block_length=LENGTH, remasking="left_to_right", commit="joint", commit_bound=bound,
+        commit_reads="circuit", trace=True,
+    )  # fmt: skip
+    written = generate(fixed_logits(said, MASK), [[1]], config, circuit=hmm)
+    assert written.trace is not None
+    known = torch.full((1, LENGTH), MASK)
+    for step in written.trace:
+        evidence = Evidence.from_logits(said[None], known, MASK)
+        start, count = int((known != MASK).sum()), int(step.committed.sum())
+        best = known.masked_fill(known == MASK, 0)
+        joint = []
+        for end in range(start + 1, LENGTH + 1):  # the greedy prefix, by sums over everything else
+            where = torch.arange(LENGTH)[None] < end
+            choices = best.repeat(VOCABULARY, 1)
+            choices[:, end - 1] = torch.arange(VOCABULARY)
+            scores = hmm.log_conditional(
+                choices, evidence.rows(torch.zeros(VOCABULARY, dtype=torch.long)), where.expand(VOCABULARY, -1)
+            )
+            best[0, end - 1] = scores.argmax()
+            joint.append(float(scores.max().exp()))
+        fitting = [n for n, value in enumerate(joint, 1) if value >= bound]
+        assert count == max([*fitting, 1])
+        known = torch.where(step.committed, step.canvas[:, step.columns[0]], known)
+    assert bool((known != MASK).all())
 
 
 @pytest.mark.parametrize("paradigm", ["block", "full"])

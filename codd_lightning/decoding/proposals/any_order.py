@@ -1,5 +1,7 @@
 """Any-order sampling: position after position from its exact conditional."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from codd_lightning.decoding.question import Answer, Question, register_proposal
 from codd_lightning.decoding.sampling import sharpen
 
 
-@register_proposal("any_order", coupled=True)
+@register_proposal("any_order", coupled=True, knows_joint=True)
 def _any_order(question: Question) -> Answer:
     """Any-order sampling (paper 5.1): rank, draw from the exact conditional, condition, ask again.
 
@@ -24,6 +26,7 @@ def _any_order(question: Question) -> Answer:
     calls = torch.zeros_like(question.quota)
     quota = question.quota.clone()
     ended = torch.zeros_like(quota, dtype=torch.bool)
+    log_joint = torch.zeros_like(confidence[:, 0])  # of what this step has committed
 
     def commit(active: Tensor, position: Tensor, choice: Tensor, distribution: Tensor) -> None:
         chosen, where = rows[active], position[active]
@@ -43,7 +46,7 @@ def _any_order(question: Question) -> Answer:
         position, distribution, possible = _choose_position(question, posterior, masked, first, active)
         ended |= ~possible  # all that could be committed is EOS, and none is due
         active &= possible
-        at_first = first[rows, position]
+        at_first, exact = first[rows, position], distribution
         if question.eos_last:
             withheld = distribution.masked_fill(question.eos_among(position, distribution.shape[-1]), 0.0)
             distribution = torch.where(
@@ -52,6 +55,12 @@ def _any_order(question: Question) -> Answer:
             distribution = distribution / distribution.sum(-1, keepdim=True)
         choice = _pick(question, distribution, active)
         calls += active
+        if question.least_joint is not None:
+            log_joint = log_joint + exact.gather(-1, choice[:, None]).squeeze(-1).log().to(log_joint)
+            least = math.log(question.least_joint) if question.least_joint else -math.inf
+            stays = (log_joint >= least) | ~committed.any(-1)
+            ended |= active & ~stays
+            active &= stays
         commit(active, position, choice, distribution)
         if question.eos_last:
             ended |= active & at_first & question.is_eos(question.token_of(choice, position))
