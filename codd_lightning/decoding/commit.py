@@ -51,6 +51,8 @@ COMMIT: dict[str, CommitRule] = {
     "joint": _joint,
 }
 
+INDEPENDENCE = "independence"  # tests positions by further passes of the backbone: `decoding/independence.py`
+
 
 def how_many(rule: str, probabilities: Tensor, masked: Tensor, bound: float) -> Tensor:
     """What a rule commits, at least one position of each row that has one: `(B,)` long."""

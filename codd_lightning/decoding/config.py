@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from codd_lightning.decoding.commit import COMMIT
+from codd_lightning.decoding.commit import COMMIT, INDEPENDENCE
 from codd_lightning.decoding.proposals import PROPOSALS
 from codd_lightning.decoding.remasking import REMASKING
 from codd_lightning.errors import UserError
@@ -33,7 +33,8 @@ class DecodingConfig:
             commit rule other than "quota" their number is an outcome, and this says nothing.
         schedule: of the quotas: "even", the remainder first, or "times", as Dream spends its time.
         commit: how many positions a step commits: "quota", or by their confidence "threshold", "factor",
-            "entropy_bound" or "joint" (see `codd_lightning.decoding.commit`).
+            "entropy_bound" or "joint" (see `codd_lightning.decoding.commit`); or "independence": those that further
+            passes of the backbone find not to influence each other (see `codd_lightning.decoding.independence`).
         commit_bound: of such a rule; None with "quota".
         commit_reads: the distribution that such a rule reads: "backbone", or "circuit" where one acts.
         max_new_tokens: length of the response.
@@ -89,7 +90,7 @@ class DecodingConfig:
         _one_of("remasking", self.remasking, tuple(REMASKING))
         _one_of("eos", self.eos, EOS_RULES)
         _one_of("schedule", self.schedule, SCHEDULES)
-        _one_of("commit", self.commit, ("quota", *COMMIT))
+        _one_of("commit", self.commit, ("quota", *COMMIT, INDEPENDENCE))
         _one_of("commit_reads", self.commit_reads, ("backbone", "circuit"))
         _one_of("gamma_share", self.gamma_share, ("window", "response"))
         _one_of("cache", self.cache, CACHES)
@@ -140,6 +141,10 @@ class DecodingConfig:
             raise UserError(f"decoding.commit_bound={self.commit_bound} must be 0 or more, and {below}")
         if self.schedule != "even":
             raise UserError(f"decoding.schedule={self.schedule} has no effect with decoding.commit={self.commit}")
+        if self.commit == INDEPENDENCE and self.paradigm != "block":
+            raise UserError("decoding.commit=independence is for decoding.paradigm=block")
+        if self.commit == INDEPENDENCE and self.commit_reads == "circuit":
+            raise UserError("decoding.commit_reads=circuit has no effect with decoding.commit=independence")
         if self.commit_reads == "circuit" and self.paradigm != "block":
             raise UserError("decoding.commit_reads=circuit is for decoding.paradigm=block")
         if self.commit_reads == "circuit" and self.proposal == "factorized":

@@ -13,13 +13,14 @@ from torch import Tensor
 from codd_lightning.backbones import AnyBackbone, Prediction
 from codd_lightning.circuits import Circuit, Evidence, Posterior
 from codd_lightning.decoding.canvas import Canvas
-from codd_lightning.decoding.commit import how_many
+from codd_lightning.decoding.commit import INDEPENDENCE, how_many
 from codd_lightning.decoding.config import LEAST_TEMPERATURE, DecodingConfig
 from codd_lightning.decoding.context import context_of
+from codd_lightning.decoding.independence import independent_positions
 from codd_lightning.decoding.keeping import choose_targets
 from codd_lightning.decoding.predictor import Predictor
 from codd_lightning.decoding.proposals import PROPOSALS
-from codd_lightning.decoding.question import Proposal, Question
+from codd_lightning.decoding.question import Proposal, Question, leftmost
 from codd_lightning.decoding.remasking import REMASKING
 from codd_lightning.decoding.sampling import RowDraws
 from codd_lightning.decoding.schedule import by_times, quotas, spread
@@ -104,6 +105,7 @@ class Denoising:
         self.eos_token_ids = torch.tensor(ends, dtype=torch.long, device=device)
         self.nfe = torch.zeros(len(canvas.tokens), dtype=torch.long, device=device)
         self.circuit_calls = torch.zeros_like(self.nfe)
+        self._taken = torch.zeros_like(self.nfe)  # steps of each row
         self.trace: list[TraceStep] | None = [] if config.trace else None
 
     def run(self) -> None:
@@ -152,6 +154,10 @@ class Denoising:
             hidden=prediction.hidden,
         )
         self._said = rows, prediction
+        self._taken[rows] += 1
+        if self._config.commit == INDEPENDENCE:
+            self._commit_independent(everything)
+            return
         quota = self._quota(initial[rows], opened.sum(-1), step, steps)
         if self._config.paradigm == "block" or self._circuit is None:
             self._commit(everything, quota)
@@ -189,6 +195,35 @@ class Denoising:
         if self._config.schedule == "times":
             return by_times(left, step, steps)
         return quotas(initial, steps)[:, step]
+
+    def _commit_independent(self, everything: Asked) -> None:
+        """Commits positions that do not influence each other; the leftmost where a proposal commits none of them."""
+        for targets in (self._independent(everything), leftmost(everything.opened)):
+            now = self._canvas.masked[everything.rows[:, None], everything.columns]
+            left = (now == everything.opened).all(-1).nonzero().squeeze(-1)
+            if not len(left):
+                return
+            some = dataclasses.replace(everything, targets=targets).part(left)
+            self._commit(some, some.targets.sum(-1))
+
+    def _independent(self, asked: Asked) -> Tensor:
+        """`(R, P)` bool: the masked positions that do not influence each other; an EOS that has to wait is none."""
+        bound = self._config.commit_bound
+        assert bound is not None, "a rule has its bound"
+        candidates = asked.opened
+        if self._config.eos == "last":
+            waits = torch.isin(asked.logits.argmax(-1), self.eos_token_ids) & ~leftmost(asked.opened)
+            candidates = torch.where((candidates & ~waits).any(-1, keepdim=True), candidates & ~waits, candidates)
+        columns = asked.columns[0]
+        targets, passes = independent_positions(
+            asked.logits,
+            candidates,
+            self._canvas.tokens[asked.rows[:, None], columns],
+            lambda some, revealed: self._predictor(asked.rows[some], columns, revealed).logits,
+            bound,
+        )
+        self.nfe[asked.rows] += passes * self._predictor.passes
+        return targets
 
     def _by_rule(self, probabilities: Tensor, masked: Tensor) -> Tensor:
         """What the commit rule commits; an EOS that the EOS rule keeps out of the quota is not counted either."""
@@ -228,7 +263,7 @@ class Denoising:
             if self.trace is not None:
                 step = TraceStep(
                     rows=some.rows,
-                    number=self.nfe[some.rows] // self._predictor.passes,
+                    number=self._taken[some.rows],
                     columns=some.columns,
                     canvas=self._canvas.tokens[some.rows].clone(),
                     committed=committed,

@@ -56,22 +56,28 @@ class Predictor:
         if self._backbone.block_length is None:
             self._kept = {}
 
-    def __call__(self, rows: Tensor, columns: Tensor) -> Prediction:
+    def __call__(self, rows: Tensor, columns: Tensor, revealed: Tensor | None = None) -> Prediction:
         """Logits `(R, P, V)` in float32, minus infinity at the mask token and at suppressed ones, and hidden states.
 
         Guidance changes logits alone: hidden states are those of the prompted pass.
+
+        Args:
+            rows, columns: `(R,)` and `(P,)` long.
+            revealed: `(R, P)` long, what to suppose at the columns instead of the canvas's tokens.
         """
-        found = self._predict(rows, columns, unprompted=False)
+        found = self._predict(rows, columns, revealed, unprompted=False)
         logits = found.logits.float()
         if self._config.cfg_scale > 0.0:
-            free = self._predict(rows, columns, unprompted=True).logits.float()
+            free = self._predict(rows, columns, revealed, unprompted=True).logits.float()
             logits = free + (self._config.cfg_scale + 1.0) * (logits - free)
         return dataclasses.replace(found, logits=logits.index_fill_(-1, self._withheld, -torch.inf))
 
-    def _predict(self, rows: Tensor, columns: Tensor, unprompted: bool) -> Prediction:
+    def _predict(self, rows: Tensor, columns: Tensor, revealed: Tensor | None, unprompted: bool) -> Prediction:
         canvas = self._canvas
         end = None if self._backbone.block_length is None else int(columns[-1]) + 1  # later blocks are not seen
         tokens, attention_mask = canvas.tokens[rows, :end], canvas.attention_mask[rows, :end]
+        if revealed is not None:
+            tokens = tokens.index_copy(1, columns, revealed)
         if unprompted:
             tokens = tokens.clone()
             tokens[:, : canvas.prompt_length] = self._backbone.mask_token_id
