@@ -80,7 +80,7 @@ def test_a_tensor_is_found_in_whichever_file_has_it(llada: Path) -> None:
 @pytest.mark.parametrize("stored", ["embed_tokens", "lm_head"])
 def test_a_tied_tensor_may_be_stored_by_either_name(stored: str, tmp_path: Path) -> None:
     save_backbone(tiny(), tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
+    weights = {name: value.clone() for name, value in load_file(tmp_path / "model.safetensors").items()}
     table = weights.pop("model.embed_tokens.weight")
     weights["lm_head.weight" if stored == "lm_head" else "model.embed_tokens.weight"] = table
     save_file(weights, tmp_path / "model.safetensors")
