@@ -20,7 +20,6 @@ TRAINING = [
 RULES = {
     "em": ["optimizer=em", "objective=likelihood"],
     "em, conditional": ["optimizer=em"],
-    "anemone": ["optimizer=anemone"],
     "adamw": ["optimizer.warmup_steps=0"],
 }
 
