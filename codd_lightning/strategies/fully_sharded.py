@@ -34,7 +34,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         super().setup(trainer)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """What is trained, whole on the first rank; what is frozen is gathered nowhere."""
+        """What is trained, whole on the first rank; of frozen weights a tied head alone, by its second name."""
         assert self.model is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         return get_model_state_dict(self.model, options=options)
