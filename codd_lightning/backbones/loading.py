@@ -126,7 +126,7 @@ def require_bidirectional(backbone: Backbone) -> None:
     if torch.equal(logits[0], logits[1]):
         raise UserError(
             f"the loaded {type(backbone.model).__name__} is causal: a later token changes no earlier logit "
-            f"(transformers {transformers.__version__}; 5.2 or later is needed)"
+            f"(transformers {transformers.__version__}; 5.4 or later is needed)"
         )
 
 
