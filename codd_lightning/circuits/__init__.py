@@ -24,6 +24,7 @@ from codd_lightning.circuits.mixture import Mixture
 from codd_lightning.circuits.posterior import Mode, Posterior
 from codd_lightning.circuits.roles import Roles
 from codd_lightning.circuits.search import Completions, beam_search, best_completion, sample_completions
+from codd_lightning.circuits.seen import Seen
 from codd_lightning.circuits.sizes import most_states
 from codd_lightning.circuits.splitting import split_dead_states
 from codd_lightning.circuits.tree import Tree
@@ -49,6 +50,7 @@ __all__ = [
     "Posterior",
     "Reads",
     "Roles",
+    "Seen",
     "Tree",
     "beam_search",
     "best_completion",

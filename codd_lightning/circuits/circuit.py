@@ -66,6 +66,15 @@ class Circuit(
     def config(self) -> dict[str, Any]:
         """Constructor arguments that build this structure, ready for JSON."""
 
+    def summary(self) -> str:
+        """The configuration in words, on one line."""
+        return ", ".join(f"{key} {value}" for key, value in self.config().items())
+
+    @property
+    def core(self) -> "Circuit":
+        """What has the states and tables: the circuit itself, or the one that it is made around."""
+        return self
+
     def prepare(self, evidence: Evidence) -> Evidence:
         """The evidence with what this circuit makes of its context, once: queries of a prepared one make it no more.
 

@@ -66,7 +66,7 @@ class CountingOptimizer(torch.optim.Optimizer, ABC):
                 loss = closure()
         group = self.param_groups[0]
         prior = self._prior_counts()
-        for name, dim in self._circuit.tables.items():
+        for name, dim in self._circuit.core.tables.items():
             parameter = self._parameter(name)
             state = self.state[parameter]
             if not state.get("samples"):
@@ -83,7 +83,7 @@ class CountingOptimizer(torch.optim.Optimizer, ABC):
         return loss
 
     def _parameter(self, table: str) -> nn.Parameter:
-        return self._circuit.get_parameter(f"{table}_logits")
+        return self._circuit.core.get_parameter(f"{table}_logits")
 
     def _prior_counts(self) -> Counts:
         return {}

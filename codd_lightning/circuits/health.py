@@ -37,20 +37,21 @@ def circuit_health(circuit: Circuit, evidence: Evidence) -> Health | None:
         evidence: what it is conditioned on, such as blocks of true tokens; `Evidence.nothing_known` asks for the
             circuit alone.
     """
-    if not isinstance(circuit, LatentCircuit) or isinstance(circuit, Factorized):
+    core = circuit.core
+    if not isinstance(core, LatentCircuit) or isinstance(core, Factorized):
         return None
     counts = {table: count.double() for table, count in circuit.expected_counts(evidence).items()}
     usage = counts["emission"].sum((0, 1))  # (N,)
     usage = usage / usage.sum()
     entropy = None
     if "transition" in counts and bool(counts["transition"].any()):
-        dim = circuit.tables["transition"]
-        rows = entropy_of(circuit.get_parameter("transition_logits").detach().double().softmax(dim))
+        dim = core.tables["transition"]
+        rows = entropy_of(core.get_parameter("transition_logits").detach().double().softmax(dim))
         expected = counts["transition"].sum(dim)
         entropy = float((rows * expected).sum() / expected.sum())
     return Health(
-        num_states=circuit.num_states,
+        num_states=core.num_states,
         effective_states=float(entropy_of(usage).exp()),
-        dead_states=int((usage < 1 / (100 * circuit.num_states)).sum()),
+        dead_states=int((usage < 1 / (100 * core.num_states)).sum()),
         transition_entropy=entropy,
     )

@@ -56,6 +56,11 @@ class LatentCircuit(Circuit):
             for name in self.tables:
                 self._parameter(name).normal_(0.0, self.spreads[name], generator=generator)
 
+    @torch.no_grad()
+    def forget_tokens(self) -> None:
+        """Makes all tokens equally likely in every state."""
+        self.emission_logits.zero_()
+
     def config(self) -> dict[str, Any]:
         return {"num_states": self.num_states, "vocab_size": self.vocab_size, "block_length": self.block_length}
 

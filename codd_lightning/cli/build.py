@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from codd_lightning.backbones import Backbone, BackboneLike
-from codd_lightning.circuits import Circuit, most_states
+from codd_lightning.circuits import Circuit, Seen, most_states
 from codd_lightning.cli.cache_settings import open_cache, require_stored
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.cli.tuned import label_of, tuned_for
@@ -27,6 +27,7 @@ from codd_lightning.modules import Initialization, Noise, Schedule
 from codd_lightning.strategies import DDP, StrategyRecipe
 from codd_lightning.tasks import SPLITS, Task
 
+VOCABULARIES = ("all", "seen")
 PRETRAINED = "codd_lightning.backbones.load_backbone"
 # What every data choice has.
 DATA_OPTIONS = {option.name for option in fields(Data)}
@@ -69,7 +70,7 @@ def build(config: DictConfig, in_pieces: bool = False) -> Experiment:
     cache = None if config.cache.path is None else open_cache(config, data)
     circuit = None
     if config.circuit._target_ is not None:
-        circuit = _circuit(config, backbone)
+        circuit = _circuit(config, backbone, data)
     if circuit is not None and cache is not None:  # the module, which sees no backbone, cannot tell
         require_fit(backbone, circuit, config.data.block_length)
         require_stored(config, circuit)
@@ -114,17 +115,32 @@ def _backbone(config: DictConfig, task: Task, weights: bool) -> Backbone:
     return backbone if weights or in_files else backbone.to("meta")
 
 
-def _circuit(config: DictConfig, backbone: Backbone) -> Circuit:
+def _circuit(config: DictConfig, backbone: Backbone, data: TaskDataModule) -> Circuit:
+    vocabulary = config.circuit.get("vocabulary") or "all"
+    if vocabulary not in VOCABULARIES:
+        raise UserError(f"circuit.vocabulary={vocabulary} is not one of {', '.join(VOCABULARIES)}")
+    seen = tokens_seen(data, backbone.vocab_size) if vocabulary == "seen" else None
     sizes = {"vocab_size": backbone.vocab_size, "block_length": config.data.block_length}
     if (hidden_size := getattr(backbone, "hidden_size", None)) is not None:
         sizes["hidden_size"] = hidden_size
+    if seen is not None:
+        sizes["vocab_size"] = len(seen) + 1
+
+    def made(**more: int) -> Circuit:
+        circuit: Circuit = make(config.circuit, Circuit, "circuit", **{**sizes, **more})
+        return circuit if seen is None else Seen(circuit, backbone.vocab_size, seen)
+
     limit = config.circuit.get("max_parameters")
     if limit is not None:
-        sizes["num_states"] = most_states(
-            lambda states: make(config.circuit, Circuit, "circuit", **sizes, num_states=states), limit
-        )
-    circuit: Circuit = make(config.circuit, Circuit, "circuit", **sizes)
-    return circuit
+        sizes["num_states"] = most_states(lambda states: made(num_states=states), limit)
+    return made()
+
+
+def tokens_seen(data: TaskDataModule, vocab_size: int) -> list[int]:
+    """The token ids of all training responses, EOS among them, ascending."""
+    dataset = data.dataset("train")
+    found = {token for index in range(len(dataset)) for token in dataset[index].response}
+    return sorted(token for token in found if token < vocab_size)
 
 
 def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:

@@ -76,5 +76,4 @@ def _circuit_of_checkpoint(path: Path) -> Circuit:
 
 
 def _describe(circuit: Circuit) -> str:
-    values = ", ".join(f"{key} {value}" for key, value in circuit.config().items())
-    return f"{circuit.structure}, {values}"
+    return f"{circuit.structure}, {circuit.summary()}"

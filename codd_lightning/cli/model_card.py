@@ -19,7 +19,7 @@ def circuit_card(config: DictConfig, circuit: Circuit, rows: Sequence[Row]) -> s
         f"# A circuit of {config.experiment_name}",
         "",
         f"Structure `{circuit.structure}`: "
-        + ", ".join(f"{key} {value}" for key, value in circuit.config().items())
+        + circuit.summary()
         + f"; {sum(p.numel() for p in circuit.parameters()):,} parameters.",
         "",
         f"Trained on the evidence of backbone `{config.backbone.get('path_or_repo', 'made from scratch')}`, "

@@ -81,7 +81,8 @@ class CircuitModule(L.LightningModule):
 
     def _split_dead_states(self, batch: Batch | Blocks) -> None:
         """Splits the states that the true tokens of a batch do not use, on all ranks alike."""
-        if not isinstance(self.circuit, HMM):
+        core = self.circuit.core
+        if not isinstance(core, HMM):
             return
         blocks = self._blocks(batch, self.current_epoch, "training noise")
         count, length = blocks.tokens.shape
@@ -89,7 +90,7 @@ class CircuitModule(L.LightningModule):
         clean = nothing.clamp(blocks.tokens, torch.ones_like(blocks.masked))
         usage = self._sum_over_ranks({"": self.circuit.expected_counts(clean)["emission"].sum((0, 1))})[""]
         generator = sample_generator(self.noise.seed, 0, self.global_step, "splitting")
-        split = split_dead_states(self.circuit, usage, generator)
+        split = split_dead_states(core, usage, generator)
         self.log("train/split_states", float(split), batch_size=blocks.examples)
 
     def _cycle(self, optimizer: CyclicAdamW) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
-from codd_lightning.circuits import EM, Anemone, Circuit, LatentCircuit
+from codd_lightning.circuits import EM, Anemone, Circuit, LatentCircuit, Seen
 from codd_lightning.data import Batch, Blocks, TaskDataModule
 from codd_lightning.errors import UserError
 from codd_lightning.modules.blocks import (
@@ -81,7 +81,7 @@ class Initialization:
         """
         if self.leaves_as_made:
             return
-        if not isinstance(circuit, LatentCircuit) or not any(p.requires_grad for p in circuit.parameters()):
+        if not isinstance(circuit, LatentCircuit | Seen) or not any(p.requires_grad for p in circuit.parameters()):
             raise UserError(f"initialization.kind={self.kind} needs a circuit with parameters to train")
         backbone = as_backbone(backbone)
         start = STARTS[self.kind]
@@ -116,26 +116,37 @@ class Initialization:
         return [scored_blocks(backbone, batch, masked, noise.block_length, None) for batch, masked in noised]
 
 
-Start = Callable[[LatentCircuit, AnyBackbone, TaskDataModule, int, torch.Generator], None]
+Start = Callable[[LatentCircuit | Seen, AnyBackbone, TaskDataModule, int, torch.Generator], None]
 
 
 def _random(
-    circuit: LatentCircuit, backbone: AnyBackbone, data: TaskDataModule, examples: int, generator: torch.Generator
+    circuit: LatentCircuit | Seen,
+    backbone: AnyBackbone,
+    data: TaskDataModule,
+    examples: int,
+    generator: torch.Generator,
 ) -> None:
     circuit.reset_parameters(generator)
 
 
 def _uniform(
-    circuit: LatentCircuit, backbone: AnyBackbone, data: TaskDataModule, examples: int, generator: torch.Generator
+    circuit: LatentCircuit | Seen,
+    backbone: AnyBackbone,
+    data: TaskDataModule,
+    examples: int,
+    generator: torch.Generator,
 ) -> None:
     circuit.reset_parameters(generator)
-    with torch.no_grad():
-        circuit.emission_logits.zero_()
+    circuit.forget_tokens()
 
 
 @torch.no_grad()
 def _hidden_states(
-    circuit: LatentCircuit, backbone: AnyBackbone, data: TaskDataModule, examples: int, generator: torch.Generator
+    circuit: LatentCircuit | Seen,
+    backbone: AnyBackbone,
+    data: TaskDataModule,
+    examples: int,
+    generator: torch.Generator,
 ) -> None:
     circuit.reset_parameters(generator)
     blocks, features = [], []

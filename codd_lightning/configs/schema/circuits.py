@@ -9,11 +9,15 @@ from codd_lightning.configs.schema.fields import ranged, unused
 
 @dataclass
 class HMMCircuit:
-    """Hidden Markov model. `max_parameters` makes it as large as that allows, whatever `num_states`."""
+    """Hidden Markov model. `max_parameters` makes it as large as that allows, whatever `num_states`.
+
+    `vocabulary` "seen" has parameters for the tokens of the training responses, and one row for all others.
+    """
 
     _target_: str = "codd_lightning.circuits.HMM"
     num_states: int = ranged(128, minimum=1)
     max_parameters: int | None = ranged(None, minimum=1)
+    vocabulary: str = "all"
     homogeneous: bool = True
 
 
@@ -24,6 +28,7 @@ class ContextualHMMCircuit:
     _target_: str = "codd_lightning.circuits.ContextualHMM"
     num_states: int = ranged(256, minimum=1)
     max_parameters: int | None = ranged(None, minimum=1)
+    vocabulary: str = "all"
     latent: str = "mlp"
     latent_width: int = ranged(64, minimum=1)
     roles: int = ranged(16, minimum=0)
@@ -39,6 +44,7 @@ class MixtureCircuit:
     _target_: str = "codd_lightning.circuits.Mixture"
     num_states: int = ranged(32, minimum=1)
     max_parameters: int | None = ranged(None, minimum=1)
+    vocabulary: str = "all"
 
 
 @dataclass
@@ -48,6 +54,7 @@ class TreeCircuit:
     _target_: str = "codd_lightning.circuits.Tree"
     num_states: int = ranged(128, minimum=1)
     max_parameters: int | None = ranged(None, minimum=1)
+    vocabulary: str = "all"
 
 
 @dataclass
@@ -57,6 +64,7 @@ class FactorizedCircuit:
     _target_: str = "codd_lightning.circuits.Factorized"
     num_states: int | None = unused()
     max_parameters: int | None = unused()
+    vocabulary: str | None = unused()
 
 
 @dataclass
@@ -67,6 +75,7 @@ class PretrainedCircuit:
     path_or_repo: str = MISSING
     num_states: int | None = unused()
     max_parameters: int | None = unused()
+    vocabulary: str | None = unused()
 
 
 @dataclass
