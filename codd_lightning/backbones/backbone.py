@@ -55,6 +55,7 @@ class Backbone(nn.Module):
         eos_token_ids: ids that end a response.
         tokenizer: may be None.
         shifted: the model's row i predicts token i + 1 (Dream); aligned here.
+        head: name of the model's module between hidden states and output embeddings; None where there is none.
     """
 
     remembers = True
@@ -67,9 +68,12 @@ class Backbone(nn.Module):
         eos_token_ids: list[int],
         tokenizer: PreTrainedTokenizerBase | None = None,
         shifted: bool = False,
+        head: str | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.head = head
+        self.remembers = head is None
         self.mask_token_id = mask_token_id
         self.eos_token_ids = list(eos_token_ids)
         self.tokenizer = tokenizer
@@ -132,7 +136,13 @@ class Backbone(nn.Module):
                 rows = torch.arange(len(canvas), device=canvas.device)
                 shifted[rows, first] = hidden[rows, first]
             hidden = shifted
-        return Prediction(self.model.get_output_embeddings()(hidden), hidden, kept, states)
+        return Prediction(self._logits(hidden), hidden, kept, states)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.model.get_output_embeddings()(
+            hidden if self.head is None else self.model.get_submodule(self.head)(hidden)
+        )
+        return logits
 
     @property
     def hidden_size(self) -> int | None:
@@ -181,7 +191,7 @@ class Backbone(nn.Module):
         hidden = select_positions(computed, place[source.clamp_min(0)])
         states = computed.new_empty(*canvas.shape, computed.shape[-1])
         states[:, cache.columns], states[:, active] = cache.states, computed
-        return Prediction(self.model.get_output_embeddings()(hidden), hidden, cache, states)
+        return Prediction(self._logits(hidden), hidden, cache, states)
 
 
 class ForwardOnlyBackbone(nn.Module):

@@ -68,7 +68,7 @@ class BlockCausalBackbone(Backbone):
         if cache is not None:
             states = torch.cat([cache.states, states], 1)
         kept = cache if keep is None else KeyValues.of(cache_of(output), keep, states).narrow(int(keep.sum()))
-        return Prediction(self.model.get_output_embeddings()(hidden), hidden, kept, states)
+        return Prediction(self._logits(hidden), hidden, kept, states)
 
     def _visible(self, real: Tensor, response_start: int) -> Tensor:
         """`(B, T, T)` bool: what each column attends to; padding attends to itself, and nothing else to it."""

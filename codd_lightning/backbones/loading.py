@@ -29,7 +29,7 @@ def load_backbone(
     attention: str = "sdpa",
     block_length: int | None = None,
 ) -> Backbone:
-    """Loads a masked-diffusion backbone: LLaDA, Dream, a2d, or a bidirectional Llama.
+    """Loads a masked-diffusion backbone: LLaDA, Dream, a2d, SDAR, Fast-dLLM v2, ModernBERT, or a bidirectional Llama.
 
     Args:
         path_or_repo: "codd_tiny" (bundled), a folder, or a Hub id.
@@ -61,6 +61,10 @@ def load_backbone(
         raise UserError(
             f"{folder}: model_type {original.get('model_type')!r} is not one of {', '.join(sorted(FAMILIES))}"
         )
+    if family.head is not None and attention == BLOCK_CAUSAL:
+        raise UserError(
+            f"attention={attention}: {folder} holds a masked language model, which sees everything: use sdpa"
+        )
     tokenizer = _load_tokenizer(folder, family)
     without_weights = torch.device(device).type == "meta"
     kernel = "sdpa" if attention == BLOCK_CAUSAL else attention
@@ -74,6 +78,7 @@ def load_backbone(
         eos_token_ids=_eos_token_ids(folder, family, original, tokenizer),
         tokenizer=tokenizer,
         shifted=family.shifted,
+        head=family.head,
     )
     backbone.original_config = original
     backbone.stored = stored_weights(folder, family.key_mapping, model) if without_weights else None
@@ -225,7 +230,7 @@ def _mask_token_id(folder: Path, config: dict[str, Any], tokenizer: PreTrainedTo
     if config.get("mask_token_id") is not None:
         return int(config["mask_token_id"])
     if tokenizer is not None:
-        for token in (tokenizer.mask_token, "<|mask|>", "<|mdm_mask|>"):
+        for token in (tokenizer.mask_token, "<|mask|>", "<|mdm_mask|>", "|<MASK>|"):
             if token is not None and token in tokenizer.get_vocab():
                 return tokenizer.get_vocab()[token]
     raise UserError(f"{folder}: neither config.json nor the tokenizer names a mask token")

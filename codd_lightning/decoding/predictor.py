@@ -92,8 +92,9 @@ class Predictor:
             return ask()
         keep = self._cached_columns(columns, tokens.shape[1])
         of, kept = self._kept.get(unprompted, (rows, None))
-        if kept is not None and len(of) != len(rows):  # some rows have finished since
-            kept = kept.rows(torch.searchsorted(of, rows))
+        if kept is not None and not torch.equal(of, rows):
+            # fewer where rows have finished since; a row that joined has nothing kept, and all are computed again
+            kept = kept.rows(torch.searchsorted(of, rows)) if bool(torch.isin(rows, of).all()) else None
         if kept is not None and int(kept.columns.sum()) == int(keep.sum()):
             return ask(cache=kept)
         found = ask(cache=kept, keep=keep)

@@ -12,6 +12,8 @@ import torch
 from codd_lightning.backbones import Backbone, load_backbone
 from codd_lightning.circuits import HMM
 from codd_lightning.decoding import DecodingConfig, generate
+from codd_lightning.decoding.canvas import Canvas
+from codd_lightning.decoding.predictor import Predictor
 from codd_lightning.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "a2d-qwen3-tiny"
@@ -105,6 +107,27 @@ def test_texts_are_the_same_with_and_without_the_cache(proposal: str) -> None:
         texts.append((found.sequences, found.nfe))
     assert texts[0] == texts[1]
     assert len(set(texts[0][1])) > 1, "some rows finish before others"
+
+
+@pytest.mark.parametrize("length", [8, None])
+def test_a_row_that_joins_later_is_answered_as_without_a_cache(length: int | None) -> None:
+    """A row may have nothing to denoise in the first blocks: what is kept then is none of its."""
+    model = load_backbone(FOLDER, dtype="float64", **({} if length is None else blocks_of(length)))
+    prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14]]
+    canvas = Canvas.of_prompts(prompts, 24, model.mask_token_id, torch.device("cpu"))
+    cached, plain = (
+        Predictor(model, DecodingConfig(steps=24, max_new_tokens=24, block_length=8, cache=cache), canvas)
+        for cache in ("prefix", "none")
+    )
+    first, second = torch.arange(5, 13), torch.arange(13, 21)
+    with torch.no_grad():
+        for rows, columns in [([0, 2], first), ([0], first), ([1, 2], second), ([1], second), ([0, 1, 2], second)]:
+            asked = torch.tensor(rows)
+            torch.testing.assert_close(cached(asked, columns).logits, plain(asked, columns).logits)
+
+
+def blocks_of(length: int) -> dict[str, Any]:
+    return {"attention": "block_causal", "block_length": length}
 
 
 def test_finished_blocks_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ class Family:
         config: from its config.json to that class's configuration arguments.
         key_mapping: from its weight names (regular expressions) to that class's.
         shifted: its row i predicts token i + 1.
+        head: name of the module between the last hidden states and the output embeddings, in masked language models;
+            their class keeps no keys and values.
         end_tokens: tokens, besides the tokenizer's own, that end a response where they exist.
         tokenizer_class: name of the transformers class that reads its tokenizer files.
     """
@@ -29,5 +31,6 @@ class Family:
     config: Callable[[Mapping[str, Any]], dict[str, Any]] = unchanged
     key_mapping: Mapping[str, str] = field(default_factory=dict)
     shifted: bool = False
+    head: str | None = None
     end_tokens: tuple[str, ...] = ()
     tokenizer_class: str = "PreTrainedTokenizerFast"
