@@ -14,6 +14,7 @@ from codd_lightning.backbones import Backbone, load_backbone, save_backbone
 from codd_lightning.errors import UserError
 
 from .fixtures import FIXTURES, NAMES, copy_of, edit_json, tiny
+from .test_formats import FORMATS, written
 
 CPU = torch.device("cpu")
 
@@ -28,10 +29,12 @@ def read_whole(backbone: Backbone) -> None:
     backbone.model.tie_weights()
 
 
-@pytest.mark.parametrize("name", [*NAMES, "codd_tiny"])
+@pytest.mark.parametrize("name", [*NAMES, *FORMATS, "codd_tiny"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_read_later_is_what_is_loaded_at_once(name: str, dtype: str) -> None:
-    path: Any = name if name == "codd_tiny" else FIXTURES / name
+def test_what_is_read_later_is_what_is_loaded_at_once(name: str, dtype: str, tmp_path: Path) -> None:
+    if name in FORMATS:
+        written(name, tmp_path)
+    path: Any = tmp_path if name in FORMATS else name if name == "codd_tiny" else FIXTURES / name
     whole, later = load_backbone(path, dtype=dtype), load_backbone(path, dtype=dtype, device="meta")
     assert all(value.is_meta for value in later.parameters())
     read_whole(later)
