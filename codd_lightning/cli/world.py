@@ -15,6 +15,7 @@ from codd_lightning.configs.schema.training import DDP, EM, CyclicAdamW, DeepSpe
 from codd_lightning.errors import UserError
 
 ACCELERATORS = ("cpu", "gpu", "auto")
+MOST_PER_CORE = 8  # processes: a slip of the keyboard is not to start thousands
 
 
 def world_size(config: DictConfig) -> int:
@@ -79,6 +80,11 @@ def require_devices(config: DictConfig) -> None:
     if accelerator not in ACCELERATORS:
         raise UserError(f"trainer.accelerator={accelerator} is not one of {', '.join(ACCELERATORS)}")
     if accelerator_of(config) == "cpu":
+        cores = os.cpu_count() or 1
+        if devices > MOST_PER_CORE * cores:
+            raise UserError(
+                f"trainer.devices={devices} is more than {MOST_PER_CORE} processes for each of the {cores} cores here"
+            )
         return
     gpus = _gpus()
     if gpus == 0:
