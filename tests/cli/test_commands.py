@@ -298,7 +298,7 @@ def test_the_help_of_an_experiment_lists_groups_and_keys(capsys: pytest.CaptureF
     assert main(["train", "smoke", "--help"]) == 0
     printed = capsys.readouterr().out
     assert "circuit.num_states=32" in printed
-    assert "optimizer: adamw, anemone, em, muon" in printed
+    assert "optimizer: adamw, adamw_cycles, anemone, em, muon" in printed
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
