@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 SCRIPT = """
 import json, sys
@@ -18,7 +19,7 @@ from codd_lightning.modules import AdamW, AnemoneEM, CircuitModule, ExpectationM
 from codd_lightning.tasks import WordedSums
 
 if __name__ == "__main__":
-    devices, rule, conditional, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "conditional", sys.argv[4]
+    devices, folder = int(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
     recipes = {
         "adamw": AdamW(lr=0.05, warmup_steps=0),
@@ -30,37 +31,47 @@ if __name__ == "__main__":
         WordedSums(2, 3), backbone.tokenizer, backbone.eos_token_ids[0], block_length=32, batch_size=8,
         train_size=32, validation_size=8, test_size=8, max_prompt_tokens=96, max_response_tokens=64,
     )
-    hmm = HMM(8, backbone.vocab_size, 32)
-    hmm.reset_parameters(torch.Generator().manual_seed(0))
-    noise = Noise("uniform", 32, 0.0, 0)
-    module = CircuitModule(backbone, hmm, noise, weight="per_token", optimizer=recipes[rule], conditional=conditional)
-    trainer = L.Trainer(
-        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False, num_sanity_val_steps=0,
-    )
-    trainer.fit(module, data)
-    if trainer.is_global_zero:
-        save_circuit(hmm, folder)
+    for case in sys.argv[3:]:
+        rule, target = case.split("-")
+        hmm = HMM(8, backbone.vocab_size, 32)
+        hmm.reset_parameters(torch.Generator().manual_seed(0))
+        noise = Noise("uniform", 32, 0.0, 0)
+        module = CircuitModule(
+            backbone, hmm, noise, weight="per_token", optimizer=recipes[rule], conditional=target == "conditional"
+        )
+        trainer = L.Trainer(
+            accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            use_distributed_sampler=False, num_sanity_val_steps=0,
+        )
+        trainer.fit(module, data)
+        if trainer.is_global_zero:
+            save_circuit(hmm, f"{folder}/{case}")
 """
 
+CASES = ("adamw-conditional", "em-conditional", "anemone-conditional", "em-joint")
 
-@pytest.mark.parametrize(
-    ("rule", "target"), [("adamw", "conditional"), ("em", "conditional"), ("anemone", "conditional"), ("em", "joint")]
-)
-def test_two_ranks_train_the_circuit_that_one_rank_trains(rule: str, target: str, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
 
-    script = tmp_path / "train.py"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each number of processes, with the circuit of each case; processes start once for all cases."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "train.py"
     script.write_text(SCRIPT)
-    tables = {}
     for devices in (1, 2):
-        folder = tmp_path / str(devices)
-        command = [sys.executable, str(script), str(devices), rule, target, str(folder)]
+        command = [sys.executable, str(script), str(devices), str(folder / str(devices)), *CASES]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
-        weights = load_file(folder / "model.safetensors")
-        tables[devices] = {name: value.softmax(1 if "emission" in name else -1) for name, value in weights.items()}
-        assert json.loads((folder / "config.json").read_text())["num_states"] == 8
-    for name, alone in tables[1].items():
-        assert (tables[2][name] - alone).abs().max() < 1e-4, name
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_train_the_circuit_that_one_rank_trains(case: str, trained: Path) -> None:
+    tables = []
+    for devices in ("1", "2"):
+        weights = load_file(trained / devices / case / "model.safetensors")
+        assert json.loads((trained / devices / case / "config.json").read_text())["num_states"] == 8
+        tables.append({name: value.softmax(1 if "emission" in name else -1) for name, value in weights.items()})
+    alone, together = tables
+    for name, table in alone.items():
+        assert (together[name] - table).abs().max() < 1e-4, name
