@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from codd_lightning.backbones.backbone import Backbone, device_of
 from codd_lightning.backbones.block_causal import BlockCausalBackbone
 from codd_lightning.backbones.families import FAMILIES, Family
+from codd_lightning.backbones.placement import placement
 from codd_lightning.backbones.stored import readable, stored_weights
 from codd_lightning.errors import UserError
 
@@ -28,6 +29,8 @@ def load_backbone(
     device: str | torch.device = "cpu",
     attention: str = "sdpa",
     block_length: int | None = None,
+    device_map: str | None = None,
+    quantization: str | None = None,
 ) -> Backbone:
     """Loads a masked-diffusion backbone: LLaDA, Dream, a2d, SDAR, Fast-dLLM v2, ModernBERT, or a bidirectional Llama.
 
@@ -39,10 +42,12 @@ def load_backbone(
         attention: the kernel of full attention, "sdpa" or "eager"; "block_causal" lets a token see its own block and
             all before it (bd3lm, SDAR, Fast-dLLM v2).
         block_length: tokens of a block, for block-causal attention only.
+        device_map: "auto" spreads the layers over all GPUs and the CPU (package accelerate); None for `device`.
+        quantization: "8bit" or "4bit" linear layers (package bitsandbytes), which cannot be trained; None for neither.
 
     Raises:
-        UserError: nothing is there, the format is unknown, weights are missing or left over, the mask
-            token cannot be told, or the loaded model turns out to be causal.
+        UserError: nothing is there, an option has no such value or lacks its package, the format is unknown, weights
+            are missing or left over, the mask token cannot be told, or the loaded model turns out to be causal.
     """
     if attention not in (*KERNELS, BLOCK_CAUSAL):
         raise UserError(f"attention={attention} is not one of {', '.join((*KERNELS, BLOCK_CAUSAL))}")
@@ -54,6 +59,7 @@ def load_backbone(
         raise UserError(f"block_length={block_length} must be at least 1")
     _require_device(device)
     torch_dtype = _resolve_dtype(dtype, torch.device(device))
+    placed = placement(device, device_map, quantization, torch_dtype)
     folder = locate(path_or_repo)
     original = _read_json(folder / "config.json")
     family = FAMILIES.get(str(original.get("model_type", "")))
@@ -68,8 +74,8 @@ def load_backbone(
     tokenizer = _load_tokenizer(folder, family)
     without_weights = torch.device(device).type == "meta"
     kernel = "sdpa" if attention == BLOCK_CAUSAL else attention
-    model = _load_model(folder, family, original, torch_dtype, kernel, without_weights)
-    if not without_weights:
+    model = _load_model(folder, family, original, torch_dtype, kernel, without_weights, placed)
+    if not without_weights and not placed:
         torch.nn.Module.to(model, device)
     make = Backbone if block_length is None else partial(BlockCausalBackbone, block_length=block_length)
     backbone = make(
@@ -163,6 +169,7 @@ def _load_model(
     dtype: torch.dtype,
     attention: str,
     without_weights: bool,
+    placed: dict[str, Any],
 ) -> transformers.PreTrainedModel:
     model_class = getattr(transformers, family.model_class)
     try:
@@ -192,6 +199,7 @@ def _load_model(
                 key_mapping=dict(family.key_mapping) or None,
                 use_safetensors=True,
                 output_loading_info=True,
+                **placed,
             )
     finally:
         transformers.logging.set_verbosity(verbosity)

@@ -87,5 +87,4 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def restore(module: L.LightningModule, path: Path) -> None:
     """Puts a checkpoint's weights into a module."""
     checkpoint = read_checkpoint(path)
-    module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])

@@ -22,12 +22,17 @@ class BackboneModule(L.LightningModule):
         noise: how batches are masked.
         weight: "inverse_t", "per_token" or "flat".
         optimizer: with its schedule.
+
+    Raises:
+        UserError: there is no such weight, or the backbone is quantised.
     """
 
     def __init__(self, backbone: Backbone, noise: Noise, weight: str, optimizer: OptimizerRecipe) -> None:
         super().__init__()
         if weight not in WEIGHTS:
             raise UserError(f"objective.weight={weight} is not one of {', '.join(WEIGHTS)}")
+        if not all(parameter.is_floating_point() for parameter in backbone.parameters()):
+            raise UserError("backbone.quantization: quantised weights cannot be trained: leave it out")
         self.backbone = backbone
         self.noise = noise
         self.weight = WEIGHTS[weight]

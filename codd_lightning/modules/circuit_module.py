@@ -1,6 +1,7 @@
 """Training of a circuit on a frozen backbone."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -178,12 +179,17 @@ class CircuitModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("backbone.")}
         checkpoint["circuit"] = describe(self.circuit)  # so that it can be read from the checkpoint alone
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "state_dict" not in checkpoint:  # sharded: the strategy has loaded it
-            return
-        weights = {} if self.backbone is None else self.backbone.state_dict()
-        frozen = {f"backbone.{name}": value for name, value in weights.items()}
-        checkpoint["state_dict"] = {**checkpoint["state_dict"], **frozen}
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """All but the backbone's weights, which no checkpoint has.
+
+        Raises:
+            RuntimeError: strictly, something else is missing or too much.
+        """
+        found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        lacking = [name for name in found.missing_keys if not name.startswith("backbone.")]
+        if strict and (lacking or found.unexpected_keys):
+            raise RuntimeError(f"missing: {', '.join(lacking)}; unexpected: {', '.join(found.unexpected_keys)}")
+        return found
 
     def _blocks(self, batch: Batch | Blocks, epoch: int, purpose: str) -> Blocks:
         if isinstance(batch, Blocks):

@@ -1,6 +1,7 @@
 """Formats whose checkpoints are written here, by transformers: the same logits, aligned, with the right tokens."""
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,11 @@ def test_shipped_choices_are_what_the_loader_takes(name: str, block_length: int 
     written("a2d-qwen3", tmp_path)
     assert load(tmp_path, **options).block_length == block_length
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "a2d-qwen3"
+
+
+@pytest.mark.parametrize("name", ["llada_8b", "llada_15_8b", "dream_7b", "dream_coder_7b", "diffucoder_7b"])
+def test_choices_for_a_gpu_are_options_of_the_loader(name: str) -> None:
+    options = dict(compose_experiment("smoke", [f"backbone={name}"]).backbone)
+    assert get_method(options.pop("_target_")) is load_backbone
+    assert options.keys() == signature(load_backbone).parameters.keys()
+    assert (options["device"], options["dtype"]) == ("cuda", "bfloat16")

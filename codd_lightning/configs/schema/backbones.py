@@ -17,6 +17,8 @@ class PretrainedBackbone:
     device: str = "cpu"
     attention: str = "sdpa"
     block_length: int | None = ranged(None, minimum=1)
+    device_map: str | None = None
+    quantization: str | None = None
 
 
 @dataclass
