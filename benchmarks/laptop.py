@@ -104,8 +104,8 @@ def main() -> None:
             test = HELD_OUT * found["evidence"] + DECODED * (found["factorized"] + found["any_order"])
             print(
                 f"{dtype}, {args.threads} threads, {found['parameters'] / 1e6:.0f}M parameters: "
-                f"load {found['load']:.1f} s, evidence {found['evidence']:.2f} s an example, step {found['step']:.2f} s, "
-                f"decoding {found['factorized']:.1f} s factorized and {found['any_order']:.1f} s coupled, "
+                f"load {found['load']:.1f} s, evidence {found['evidence']:.2f} s an example, "
+                f"step {found['step']:.2f} s, decoding {found['factorized']:.1f} s factorized and {found['any_order']:.1f} s coupled, "
                 f"{found['memory']:.1f} GiB at most; cache {cache / 60:.0f} min, train {train / 60:.1f} min, "
                 f"evaluate {test / 60:.0f} min",
                 flush=True,
