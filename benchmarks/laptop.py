@@ -102,12 +102,12 @@ def main() -> None:
             cache = found["load"] + (EXAMPLES + HELD_OUT) * found["evidence"]
             train = EPOCHS * EXAMPLES / BATCH_SIZE * found["step"]
             test = HELD_OUT * found["evidence"] + DECODED * (found["factorized"] + found["any_order"])
+            rates = f"evidence {found['evidence']:.2f} s an example, step {found['step']:.2f} s"
+            decoding = f"decoding {found['factorized']:.1f} s factorized and {found['any_order']:.1f} s coupled"
+            total = f"cache {cache / 60:.0f} min, train {train / 60:.1f} min, evaluate {test / 60:.0f} min"
             print(
                 f"{dtype}, {args.threads} threads, {found['parameters'] / 1e6:.0f}M parameters: "
-                f"load {found['load']:.1f} s, evidence {found['evidence']:.2f} s an example, "
-                f"step {found['step']:.2f} s, decoding {found['factorized']:.1f} s factorized and {found['any_order']:.1f} s coupled, "
-                f"{found['memory']:.1f} GiB at most; cache {cache / 60:.0f} min, train {train / 60:.1f} min, "
-                f"evaluate {test / 60:.0f} min",
+                f"load {found['load']:.1f} s, {rates}, {decoding}, {found['memory']:.1f} GiB at most; {total}",
                 flush=True,
             )
 
