@@ -9,7 +9,7 @@ from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.errors import UserError
 
 # data of the Hub or the user, and backbones trained here
-FROM_OUTSIDE = {"gsm8k_backbone", "gsm8k_circuit", "parallelbench"}
+FROM_OUTSIDE = {"gsm8k_backbone", "gsm8k_circuit", "laptop", "parallelbench"}
 SMALLER = {"tiny_backbone": ["backbone.tokenizer_examples=200"]}
 
 
