@@ -65,6 +65,7 @@ NOT_RUN = {
     "--tasks TASK": "leaves the task open; the one of docs/lm_eval.md runs",
     "backbone=llada_8b": "needs the Hub and a GPU: tests/cli/test_paper_experiments.py composes it and runs it small",
     "codd evaluate EXPERIMENT data=gsm8k": "needs the Hub",
+    "laptop": "needs the Hub: tests/cli/test_laptop.py runs it on a tiny checkpoint",
     "codd evaluate parallelbench": "needs a clone and a GPU: tests/tasks runs it on a clone of our own",
 }
 ALL = [(page, command) for page in PAGES for command in shown_commands(page)]

@@ -1,5 +1,6 @@
 """Where weights go and how many bits they take, by transformers' own means."""
 
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -44,6 +45,8 @@ def placement(
     if quantization is not None:
         for package in ("accelerate", "bitsandbytes"):
             _require(package, f"backbone.quantization={quantization}")
+        # it says at every product that int8 is multiplied in float16
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         arguments.setdefault("device_map", {"": str(device)})
         arguments["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_8bit=quantization == "8bit",

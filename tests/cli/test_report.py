@@ -310,3 +310,15 @@ def test_nothing_that_a_run_says_becomes_markup(tmp_path: Path) -> None:
     data = re.search(r'id="data">(.*?)</script>', page, re.S)
     assert data
     assert json.loads(data[1])["cells"][0]["samples"][0]["pieces"] == [HOSTILE, "?", "<!--"]
+
+
+def test_settings_are_those_that_the_figures_were_measured_with(tmp_path: Path) -> None:
+    for name, examples in (("a", 40), ("b", 30)):
+        folder = write_run(tmp_path / name, [accuracy("factorized", 1, [True, False])])
+        (folder / "config.yaml").write_text(f"evaluation:\n  examples: {examples}\n")
+    again = [{"evaluation": {"examples": 12}}, {"evaluation": {"examples": 8}}, "not a measurement"]
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps({"measured_again": again}))
+    assert main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    found = {number for number in ("8", "12", "30", "40") if f"evaluation.examples={number}" in text}
+    assert found == {"8", "30"}

@@ -12,6 +12,7 @@ import yaml
 from codd_lightning.evaluation.rows import SCHEMA, Row
 from codd_lightning.evaluation.samples import LABELS
 
+MEASURED = ("evaluation", "decoding", "tuning")  # what a later measurement may set otherwise
 # What of a configuration says where a run goes or how it is shown.
 NOT_OF_THE_RUN = ("output_dir", "overwrite", "description", "experiment_name", "trainer.progress_bar")
 LARGEST = 1e300
@@ -112,8 +113,12 @@ def _read(folder: Path, name: str) -> tuple[Run, list[str]]:
         if not (folder / part).exists():
             raise _NotARunError(f"its results.json is not of a run, there is no {part}")
     results = _mapping(folder / "results.json")
-    _mapping(folder / "manifest.json")
+    manifest = _mapping(folder / "manifest.json")
     config = _mapping(folder / "config.yaml")
+    again = manifest.get("measured_again")
+    for options in again if isinstance(again, list) else []:  # what the figures of results.json were measured with
+        if isinstance(options, dict):
+            config = {**config, **{part: options[part] for part in MEASURED if part in options}}
     if results.get("schema") != SCHEMA:
         raise _NotARunError(f"results.json has schema {results.get('schema')!r}, not {SCHEMA}")
     if results.get("status") != "completed":
