@@ -145,4 +145,4 @@ def test_choices_for_a_gpu_are_options_of_the_loader(name: str) -> None:
     options = dict(compose_experiment("smoke", [f"backbone={name}"]).backbone)
     assert get_method(options.pop("_target_")) is load_backbone
     assert options.keys() == signature(load_backbone).parameters.keys()
-    assert (options["device"], options["dtype"]) == ("cuda", "bfloat16")
+    assert options["device"] == "cuda"
