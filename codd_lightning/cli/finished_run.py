@@ -16,6 +16,7 @@ from codd_lightning.cli.manifest import versions_and_commit
 from codd_lightning.cli.run_folder import write_text
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import Row
+from codd_lightning.evaluation.rows import MEASURED
 
 # Folders of what a run has trained, each with the part of the configuration whose place it takes, and its loader.
 TRAINED = {
@@ -90,8 +91,7 @@ class FinishedRun:
         """Adds to the manifest that the figures were measured again, when and with what."""
         file = self.path / "manifest.json"
         manifest = json.loads(file.read_text())
-        used = ("evaluation", "decoding", "tuning")
-        options = {name: OmegaConf.to_container(config[name], resolve=True) for name in used}
+        options = {name: OmegaConf.to_container(config[name], resolve=True) for name in MEASURED}
         again = {"started": datetime.now().isoformat(timespec="seconds"), "command_line": sys.argv, **options}
         manifest["measured_again"] = [*manifest.get("measured_again", []), {**again, **versions_and_commit()}]
         write_text(file, json.dumps(manifest, indent=1, default=str) + "\n")

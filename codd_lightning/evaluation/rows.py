@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 SCHEMA = 1
+MEASURED = ("evaluation", "decoding", "tuning")  # groups that a later measurement of a run may set otherwise
 Row = dict[str, Any]
 
 

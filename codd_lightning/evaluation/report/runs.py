@@ -9,10 +9,9 @@ from typing import Any, TypeGuard
 
 import yaml
 
-from codd_lightning.evaluation.rows import SCHEMA, Row
+from codd_lightning.evaluation.rows import MEASURED, SCHEMA, Row
 from codd_lightning.evaluation.samples import LABELS
 
-MEASURED = ("evaluation", "decoding", "tuning")  # what a later measurement may set otherwise
 # What of a configuration says where a run goes or how it is shown.
 NOT_OF_THE_RUN = ("output_dir", "overwrite", "description", "experiment_name", "trainer.progress_bar")
 LARGEST = 1e300
