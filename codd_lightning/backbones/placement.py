@@ -37,7 +37,7 @@ def placement(
             f"backbone.device_map={device_map} chooses devices by itself: leave out backbone.device={device}"
         )
     if torch.device(device).type == "meta" and quantization is not None:
-        raise UserError(f"backbone.quantization={quantization} needs whole weights: use trainer=auto or trainer=ddp")
+        raise UserError(f"backbone.quantization={quantization} needs whole weights: use trainer=cpu, gpu or ddp")
     arguments: dict[str, Any] = {}
     if device_map is not None:
         _require("accelerate", f"backbone.device_map={device_map}")

@@ -19,7 +19,16 @@ from codd_lightning.errors import UserError
 SPLITS = ("train", "validation")
 MOST_ENCODED = 4096  # examples of a split that the digest reads
 # Options of a group that change nothing of what is stored: where it is computed, and how it is cut into batches.
-NOT_OF_THE_CACHE = ("device", "attention", "path_or_repo", "batch_size", "num_workers", "test_size", "task.test")
+NOT_OF_THE_CACHE = (
+    "device",
+    "device_map",
+    "attention",
+    "path_or_repo",
+    "batch_size",
+    "num_workers",
+    "test_size",
+    "task.test",
+)
 
 
 def require_cacheable(config: DictConfig) -> None:
