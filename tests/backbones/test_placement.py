@@ -18,8 +18,6 @@ needs_packages = pytest.mark.skipif(
     find_spec("accelerate") is None or find_spec("bitsandbytes") is None,
     reason="accelerate and bitsandbytes are not installed",
 )
-# what bitsandbytes says of the types it multiplies in
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:bitsandbytes")
 
 
 def bytes_of_layers(backbone: torch.nn.Module) -> int:
