@@ -10,7 +10,7 @@ from codd_lightning.circuits.circuit import (
 )
 from codd_lightning.circuits.closed_form import insertion_hmm, permutation_hmm, replacement_hmm
 from codd_lightning.circuits.context import Context, Reads
-from codd_lightning.circuits.contextual import ContextualHMM
+from codd_lightning.circuits.contextual import ContextualHMM, SamplerHead
 from codd_lightning.circuits.em import EM, Anemone, CountingOptimizer
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
@@ -50,6 +50,7 @@ __all__ = [
     "Posterior",
     "Reads",
     "Roles",
+    "SamplerHead",
     "Seen",
     "Tree",
     "beam_search",

@@ -50,6 +50,7 @@ class Circuit(
         block_length: L_b, the most positions that a block may have.
         tuned: what was chosen for it on held-out data, by the name of what uses it; travels with the folder.
         reads: what it reads of the backbone's hidden states.
+        has_latents: whether there are latent states to ask for.
     """
 
     structure: str
@@ -57,6 +58,7 @@ class Circuit(
     vocab_size: int
     block_length: int
     reads: Reads = Reads.NOTHING
+    has_latents: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,14 +126,7 @@ class Circuit(
         Returns:
             `(B,)`; minus infinity where the evidence rules the tokens out.
         """
-        self._check_tokens(tokens)
-        if tokens.shape[1] != evidence.length or evidence.batch_size not in (1, len(tokens)):
-            raise CircuitError(
-                f"tokens of shape {tuple(tokens.shape)} do not fit evidence for "
-                f"{evidence.batch_size} blocks of {evidence.length}"
-            )
-        if where is not None and (where.dtype != torch.bool or where.shape != tokens.shape):
-            raise CircuitError(f"where must be bool {tuple(tokens.shape)}, not {where.dtype} {tuple(where.shape)}")
+        self._check_completion(tokens, evidence, where)
         evidence = self.prepare(evidence)
         everywhere = torch.ones_like(tokens, dtype=torch.bool) if where is None else where
         clamped = evidence.clamp(tokens, everywhere)
@@ -144,6 +139,15 @@ class Circuit(
         """
         evidence = self.prepare(evidence)
         return self.log_joint(tokens, evidence, where) - self.log_partition(evidence)
+
+    def log_conditional_estimate(self, tokens: Tensor, evidence: Evidence, generator: torch.Generator) -> Tensor:
+        """What training climbs: `log_conditional`, or an unbiased estimate where that takes many passes.
+
+        Args:
+            tokens, evidence: those of `log_joint`.
+            generator: of the estimate's draws.
+        """
+        return self.log_conditional(tokens, evidence)
 
     def is_possible(self, evidence: Evidence) -> Tensor:
         """`(B,)` bool: whether any completion has probability under both the evidence and the circuit."""
@@ -164,6 +168,16 @@ class Circuit(
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **_: Any) -> "Circuit":
         return read_circuit(find_folder(model_id))
+
+    def _check_completion(self, tokens: Tensor, evidence: Evidence, where: Tensor | None) -> None:
+        self._check_tokens(tokens)
+        if tokens.shape[1] != evidence.length or evidence.batch_size not in (1, len(tokens)):
+            raise CircuitError(
+                f"tokens of shape {tuple(tokens.shape)} do not fit evidence for "
+                f"{evidence.batch_size} blocks of {evidence.length}"
+            )
+        if where is not None and (where.dtype != torch.bool or where.shape != tokens.shape):
+            raise CircuitError(f"where must be bool {tuple(tokens.shape)}, not {where.dtype} {tuple(where.shape)}")
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if tokens.dim() != 2 or tokens.dtype != torch.long:

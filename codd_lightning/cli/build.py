@@ -211,6 +211,12 @@ def decoding_config(config: DictConfig, decoder: DictConfig, circuit: Circuit | 
     """
     options = {**config.decoding, "suppress_tokens": tuple(config.decoding.suppress_tokens)}
     tuned = options.pop("tuned")
+    if decoder.commit is not None:
+        options.update(commit=decoder.commit, commit_bound=decoder.commit_bound)
+    elif decoder.commit_bound is not None:
+        raise UserError(f"commit_bound={decoder.commit_bound} of {decoder.proposal} needs a commit beside it")
+    if decoder.commit_reads is not None:
+        options["commit_reads"] = decoder.commit_reads
     decoding = DecodingConfig(
         proposal=decoder.proposal,
         remasking=decoder.remasking,

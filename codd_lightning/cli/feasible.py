@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.cli.world import require_devices, require_world
+from codd_lightning.decoding import choose_proposal
 from codd_lightning.diffusion import CANVASES
 from codd_lightning.errors import UserError
 from codd_lightning.modules import BackboneModule, CircuitModule
@@ -68,19 +69,13 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
 
 def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
     _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
-    if config.decoding.commit != "quota" and len(config.evaluation.steps_per_block) > 1:
-        raise UserError(
-            f"evaluation.steps_per_block={list(config.evaluation.steps_per_block)} are no budgets with "
-            f"decoding.commit={config.decoding.commit}, which decides itself: "
-            "give one, as in evaluation.steps_per_block=[1]"
-        )
     if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
         known = ", ".join((*CANVASES, "mixed"))
         raise UserError(f"evaluation.likelihood_canvas={config.evaluation.likelihood_canvas} is not one of {known}")
     budgets = list(config.evaluation.steps_per_block)
     if len(set(budgets)) < len(budgets):
         raise UserError(f"evaluation.steps_per_block={budgets} names a budget twice")
-    named = [(d.proposal, d.remasking, d.eos) for d in experiment.decoders]
+    named = [(d.proposal, d.remasking, d.eos, d.commit, d.commit_bound, d.commit_reads) for d in experiment.decoders]
     for option, values in (("decoders", named), ("templates", list(config.evaluation.templates))):
         if len(set(values)) < len(values):
             raise UserError(f"evaluation.{option} names one twice, and their rows could not be told apart: {values}")
@@ -91,6 +86,7 @@ def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
     for decoder in experiment.decoders:
         if decoder.proposal not in (None, "factorized") and experiment.circuit is None:
             raise UserError(f"evaluation.decoders: {decoder.proposal} needs a circuit, and circuit=none")
+        choose_proposal(decoder, experiment.circuit)
     if config.evaluation.examples and not config.evaluation.steps_per_block and experiment.decoders:
         raise UserError("evaluation.steps_per_block=[] measures nothing: name a budget, or evaluation.examples=0")
 

@@ -27,7 +27,7 @@ from codd_lightning.evaluation import (
     evaluate_likelihood,
     likelihood_table,
     render,
-    setting_of,
+    settings_of,
     subtask_rows,
     template_rows,
     write_samples,
@@ -86,7 +86,7 @@ def measure(config: DictConfig, experiment: Experiment, folder: Path, processes:
     write_samples(folder / "samples.jsonl", (sample.record() for decoded in result.samples for sample in decoded))
     rows += result.rows + template_rows(result.samples, SPLIT)
     rows += [row for decoded in result.samples for row in subtask_rows(decoded, SPLIT)]
-    return rows + (aup_rows(result.samples, SPLIT) if len(options.steps_per_block) > 1 else [])
+    return rows + aup_rows(result.samples, SPLIT)
 
 
 def count_parameters(experiment: Experiment) -> dict[str, int]:
@@ -130,10 +130,12 @@ def few_step(config: DictConfig, experiment: Experiment) -> FewStepEvaluation:
         experiment.task,
         experiment.data.dataset(SPLIT),
         [
-            setting_of(decoder, budget, experiment.circuit, template, **_tuned(config, decoder))
+            setting
             for template in (list(options.templates) or [None])
             for decoder in experiment.decoders
-            for budget in options.steps_per_block
+            for setting in settings_of(
+                decoder, options.steps_per_block, experiment.circuit, template, **_tuned(config, decoder)
+            )
         ],
         examples=options.examples,
         batch_size=options.batch_size,

@@ -159,12 +159,17 @@ def choose_proposal(config: DecodingConfig, circuit: Circuit | None) -> Proposal
     """The proposal that a config names, or the default: any-order with a circuit, factorized without.
 
     Raises:
-        UserError: it needs a circuit and there is none.
+        UserError: it needs a circuit and there is none, or latent states and the circuit has none.
     """
     name = config.proposal or ("factorized" if circuit is None else "any_order")
     proposal = PROPOSALS[name]
     if proposal.coupled and circuit is None:
         raise UserError(f"decoding.proposal={name} needs a circuit; without one only factorized decodes")
+    if proposal.reads_latents and circuit is not None and not circuit.has_latents:
+        raise UserError(
+            f"decoding.proposal={name} reads latent states, and circuit={circuit.structure} has none: "
+            "use any_order or marginal"
+        )
     return proposal
 
 

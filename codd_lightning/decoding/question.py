@@ -116,6 +116,7 @@ class Proposal:
         answer: to a question.
         coupled: whether it asks the circuit's posterior.
         knows_joint: whether it draws one token after another, and so knows the joint probability of those it drew.
+        reads_latents: whether it asks for latent states, which a sampler head has not.
         tempers_evidence: whether the backbone's logits are divided by tau before the circuit is conditioned on them.
     """
 
@@ -123,18 +124,23 @@ class Proposal:
     coupled: bool
     tempers_evidence: bool = False
     knows_joint: bool = False
+    reads_latents: bool = False
 
 
 PROPOSALS: dict[str, Proposal] = {}
 
 
 def register_proposal(
-    name: str, coupled: bool, tempers_evidence: bool = False, knows_joint: bool = False
+    name: str,
+    coupled: bool,
+    tempers_evidence: bool = False,
+    knows_joint: bool = False,
+    reads_latents: bool = False,
 ) -> Callable[[Callable[[Question], Answer]], Callable[[Question], Answer]]:
     """Makes a way to answer known under a name."""
 
     def register(answer: Callable[[Question], Answer]) -> Callable[[Question], Answer]:
-        PROPOSALS[name] = Proposal(answer, coupled, tempers_evidence, knows_joint)
+        PROPOSALS[name] = Proposal(answer, coupled, tempers_evidence, knows_joint, reads_latents)
         return answer
 
     return register

@@ -8,6 +8,7 @@ from codd_lightning.evaluation.few_step import (
     accuracy_rows,
     evaluate_few_step,
     setting_of,
+    settings_of,
 )
 from codd_lightning.evaluation.health import evaluate_health
 from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
@@ -48,6 +49,7 @@ __all__ = [
     "row",
     "run_python",
     "setting_of",
+    "settings_of",
     "side_by_side",
     "subtask_rows",
     "tag",

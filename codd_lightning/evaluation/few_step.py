@@ -236,11 +236,23 @@ def evaluate_few_step(
     Raises:
         UserError: there are fewer problems than asked for.
     """
-    settings = [setting_of(decoder, budget, circuit) for decoder in decoders for budget in steps_per_block]
+    settings = [setting for decoder in decoders for setting in settings_of(decoder, steps_per_block, circuit)]
     evaluation = FewStepEvaluation(task, dataset, settings, examples, batch_size, seed, split)
     store = InMemory()
     evaluation.decode(backbone, circuit, store)
     return evaluation.result(store)
+
+
+def settings_of(
+    decoder: DecodingConfig,
+    steps_per_block: Sequence[int],
+    circuit: Circuit | None,
+    template: str | None = None,
+    **labels: Any,
+) -> list[Setting]:
+    """A decoder at each step budget; one whose commit rule decides itself once, at the most steps that it may take."""
+    budgets = steps_per_block if decoder.commit == "quota" else [decoder.block_length]
+    return [setting_of(decoder, budget, circuit, template, **labels) for budget in budgets]
 
 
 def setting_of(
@@ -251,12 +263,19 @@ def setting_of(
         "decoder": decoder.proposal or ("factorized" if circuit is None else "any_order"),
         "remasking": decoder.remasking,
         "eos": decoder.eos,
+        **_rule(decoder),
         **labels,
         "steps_per_block": steps_per_block,
     }
     if template is not None:
         named = {"template": template, **named}
     return Setting(decoder.replace(steps=steps_per_block * decoder.blocks), named, template)
+
+
+def _rule(decoder: DecodingConfig) -> dict[str, Any]:
+    """The labels of a commit rule; none of a quota."""
+    names = ("commit", "commit_bound", "commit_reads")
+    return {} if decoder.commit == "quota" else {name: getattr(decoder, name) for name in names}
 
 
 def accuracy_rows(samples: Sequence[Sample], split: str) -> list[Row]:

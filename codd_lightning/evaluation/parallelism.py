@@ -13,6 +13,7 @@ from codd_lightning.evaluation.samples import Sample
 PENALTY = 3.0
 MOST_LOST = 5.0
 ROUNDING = 1e-9
+BUDGETS = ("steps_per_block", "commit_bound")  # what a curve of one decoder runs along
 
 
 def area_under_parallelism(points: Sequence[tuple[float, float]], best: float | None = None) -> float:
@@ -51,7 +52,7 @@ def area_under_parallelism(points: Sequence[tuple[float, float]], best: float | 
 
 
 def aup_rows(samples: Sequence[Sequence[Sample]], split: str) -> list[Row]:
-    """One `aup` row for each decoder of a few-step evaluation, over its step budgets.
+    """One `aup` row for each decoder with several step budgets, or bounds of its commit rule.
 
     Assumes that all decoders answered the same problems. `y_max` is the highest strict accuracy among them, for want of
     a leaderboard: values of different runs compare only where it is the same. The 95 % interval is the percentile
@@ -76,7 +77,7 @@ def aup_rows(samples: Sequence[Sequence[Sample]], split: str) -> list[Row]:
     parallelism = ((times @ tokens.T) / (times @ passes.T)).tolist()
     decoders: dict[tuple[tuple[str, Any], ...], list[int]] = {}
     for setting, of_setting in enumerate(samples):
-        labels = tuple((name, value) for name, value in of_setting[0].labels.items() if name != "steps_per_block")
+        labels = tuple((name, value) for name, value in of_setting[0].labels.items() if name not in BUDGETS)
         decoders.setdefault(labels, []).append(setting)
     found = []
     for decoder, settings in decoders.items():
@@ -85,7 +86,10 @@ def aup_rows(samples: Sequence[Sequence[Sample]], split: str) -> list[Row]:
             for p, a in zip(parallelism, accuracies, strict=True)
         ]
         low, high = torch.quantile(torch.tensor(areas[1:]).double(), torch.tensor([0.025, 0.975]).double()).tolist()
-        budgets = [samples[i][0].labels["steps_per_block"] for i in settings]
+        if len(settings) == 1:
+            continue
+        by_rule = "commit" in dict(decoder)
+        budgets = [samples[i][0].labels["commit_bound" if by_rule else "steps_per_block"] for i in settings]
         described = {**dict(decoder), "y_max": max(accuracies[0]), "budgets": budgets}
         found.append(row("aup", areas[0], low, high, n, "%·tokens/pass", split, **described))
     return found

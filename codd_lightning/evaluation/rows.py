@@ -46,12 +46,16 @@ def tag(measured: Row) -> str:
 
 
 def decoder_label(measured: Row) -> str:
-    """A decoder's name; its order and EOS rule only where they are not the default ones."""
+    """A decoder's name; its order, EOS rule and commit rule only where they are not the default ones."""
     label = str(measured["decoder"])
     if measured.get("remasking", "low_confidence") != "low_confidence":
         label += f"_{measured['remasking']}"
     if measured.get("eos", "any") != "any":
         label += f"_eos_{measured['eos']}"
+    if measured.get("commit") is not None:
+        reads = "_circuit" if measured["commit_reads"] == "circuit" else ""
+        bound = f"_{measured['commit_bound']:g}" if "commit_bound" in measured else ""
+        label += f"_{measured['commit']}{reads}{bound}"
     return label
 
 

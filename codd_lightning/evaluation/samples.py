@@ -11,7 +11,18 @@ from codd_lightning.errors import UserError
 from codd_lightning.tasks import Example, Grade
 
 # What tells one setting of an evaluation from another, in this order.
-LABELS = ("template", "decoder", "remasking", "eos", "gamma", "tau", "steps_per_block")
+LABELS = (
+    "template",
+    "decoder",
+    "remasking",
+    "eos",
+    "commit",
+    "commit_bound",
+    "commit_reads",
+    "gamma",
+    "tau",
+    "steps_per_block",
+)
 # What every sample has beside them.
 FIELDS = ("index", "response", "pieces", "tokens", "nfe", "circuit_calls", "seconds", "ended", "strict", "flexible")
 Key = tuple[Any, ...]
@@ -23,7 +34,8 @@ class Sample:
 
     Attributes:
         index: the problem's place among those of the split.
-        labels: of the setting: decoder, remasking, eos, steps_per_block, and template where there are several.
+        labels: of the setting: decoder, remasking, eos, steps_per_block, the commit rule where it is no quota, and
+            template where there are several.
         example: the problem.
         text: the response without its EOS.
         pieces: the response token by token, EOS included.

@@ -6,7 +6,7 @@ from codd_lightning.backbones import AnyBackbone
 from codd_lightning.circuits import Circuit
 from codd_lightning.data import EncodedDataset
 from codd_lightning.decoding import DecodingConfig, generate, steps_of
-from codd_lightning.evaluation.few_step import setting_of
+from codd_lightning.evaluation.few_step import settings_of
 from codd_lightning.evaluation.markdown import trace_table
 from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.seeding import sample_generator
@@ -37,7 +37,7 @@ def decode_traces(
     """
     problems = [dataset.example(position) for position in range(examples)]
     found = {}
-    for setting in [setting_of(decoder, budget, circuit) for decoder in decoders for budget in steps_per_block]:
+    for setting in [each for decoder in decoders for each in settings_of(decoder, steps_per_block, circuit)]:
         generation = generate(
             backbone,
             [encoded.prompt for _, encoded in problems],

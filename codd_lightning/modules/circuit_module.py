@@ -115,7 +115,8 @@ class CircuitModule(L.LightningModule):
             weights = torch.ones(len(blocks.tokens), device=self.device)
         with torch.set_grad_enabled(self.automatic_optimization):
             if self.conditional:
-                scores = conditional_log_likelihood(self.circuit, blocks)  # (M,)
+                generator = sample_generator(self.noise.seed, self.global_rank, self.global_step, "estimate")
+                scores = self.circuit.log_conditional_estimate(blocks.tokens, blocks.evidence, generator)  # (M,)
             else:
                 scores = self.circuit.log_prob(blocks.tokens)  # (M,)
         loss = -(weights * scores).sum() / blocks.examples

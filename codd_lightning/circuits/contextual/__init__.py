@@ -1,5 +1,6 @@
-"""Circuits whose parameters depend on the backbone's hidden states (paper, appendix E)."""
+"""Circuits whose parameters depend on the backbone's hidden states (paper, appendix E), and their learned rival."""
 
 from codd_lightning.circuits.contextual.hmm import ContextualHMM
+from codd_lightning.circuits.contextual.sampler import SamplerHead
 
-__all__ = ["ContextualHMM"]
+__all__ = ["ContextualHMM", "SamplerHead"]

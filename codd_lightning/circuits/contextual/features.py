@@ -55,10 +55,12 @@ class Adapter(nn.Module):
         self.outward = nn.LayerNorm(width)
         self.size = width
 
-    def forward(self, context: Context, mask_ratio: Tensor) -> Tensor:
-        """`(B, L, W)`; arguments as of `PlainFeatures`."""
+    def forward(self, context: Context, mask_ratio: Tensor, known: Tensor | None = None) -> Tensor:
+        """`(B, L, W)`; arguments as of `PlainFeatures`, and `(B, L, W)` of what is known at each position."""
         dtype = self.positions.dtype
         states = self.inward(self.norm(context.hidden.to(dtype)))
+        if known is not None:
+            states = states + known
         states = states + self.positions[: states.shape[1]] + mask_ratio[:, None, None].to(dtype) * self.mask_ratio
         before, visible = None, None
         if context.before is not None and context.present is not None:

@@ -32,6 +32,7 @@ from codd_lightning.configs.schema.circuits import (
     Initialization,
     MixtureCircuit,
     PretrainedCircuit,
+    SamplerHeadCircuit,
     TreeCircuit,
 )
 from codd_lightning.configs.schema.data import (
@@ -100,6 +101,7 @@ def register() -> None:
         ("circuit", "contextual_hmm_schema", ContextualHMMCircuit),
         ("circuit", "mixture_schema", MixtureCircuit),
         ("circuit", "tree_schema", TreeCircuit),
+        ("circuit", "sampler_head_schema", SamplerHeadCircuit),
         ("circuit", "factorized_schema", FactorizedCircuit),
         ("circuit", "pretrained_schema", PretrainedCircuit),
         ("data", "data_schema", Data),

@@ -58,6 +58,19 @@ class TreeCircuit:
 
 
 @dataclass
+class SamplerHeadCircuit:
+    """No circuit but its learned rival: layers asked again after every token that they draw."""
+
+    _target_: str = "codd_lightning.circuits.SamplerHead"
+    num_states: int | None = unused()
+    max_parameters: int | None = unused()
+    vocabulary: str | None = unused()
+    width: int = ranged(128, minimum=1)
+    layers: int = ranged(1, minimum=1)
+    rank: int = ranged(64, minimum=1)
+
+
+@dataclass
 class FactorizedCircuit:
     """The circuit that knows nothing; has no parameters to train."""
 

@@ -33,11 +33,14 @@ class Decoding:
 
 @dataclass
 class Decoder:
-    """One row of the final table: a proposal, an order and an EOS rule."""
+    """One row of the final table: a proposal, an order, an EOS rule, and a commit rule where it is not that of all."""
 
     proposal: str = MISSING
     remasking: str = "low_confidence"
     eos: str = "any"
+    commit: str | None = None
+    commit_bound: float | None = ranged(None, minimum=0.0)
+    commit_reads: str | None = None
 
 
 @dataclass

@@ -8,7 +8,7 @@ from codd_lightning.decoding.question import Answer, Question, register_proposal
 from codd_lightning.decoding.sampling import sharpen
 
 
-@register_proposal("latent", coupled=True)
+@register_proposal("latent", coupled=True, reads_latents=True)
 def _latent(question: Question) -> Answer:
     """Latent-state sampling (paper 5.1): `z ~ p̂(Z)`, then tokens from `p̂(X|z)^(1/tau)`."""
     posterior = require_posterior(question)
@@ -21,7 +21,7 @@ def _latent(question: Question) -> Answer:
     return keep_best(question, untempered, chosen, torch.ones_like(question.quota), greedy=False)
 
 
-@register_proposal("latent_reference", coupled=True, tempers_evidence=True)
+@register_proposal("latent_reference", coupled=True, tempers_evidence=True, reads_latents=True)
 def _latent_reference(question: Question) -> Answer:
     """As the reference code: `z ~ p̂(Z)` and `x ∝ p_θ^(1/tau)(x) E(z, x)`, the evidence itself being tempered.
 

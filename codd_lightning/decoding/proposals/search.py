@@ -10,7 +10,7 @@ from codd_lightning.decoding.question import Answer, Question, register_proposal
 BEST_BEAMS, BEST_SAMPLES = 8, 8  # candidates of the "best" proposal, beside max-product's
 
 
-@register_proposal("map", coupled=True)
+@register_proposal("map", coupled=True, reads_latents=True)
 def _map(question: Question) -> Answer:
     """The tokens of the most probable (latents, tokens) pair, by max-product."""
     posterior = require_posterior(question)
@@ -19,7 +19,7 @@ def _map(question: Question) -> Answer:
     return keep_best(question, marginals, chosen, calls, greedy=True, tokens=tokens)
 
 
-@register_proposal("best", coupled=True)
+@register_proposal("best", coupled=True, reads_latents=True)
 def _best(question: Question) -> Answer:
     """The best by exact score `log p̂(x)` of max-product, a beam and samples of the posterior."""
     posterior = require_posterior(question)
