@@ -16,6 +16,7 @@ from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.posterior import Mode, Posterior
 
+NEARBY = 5  # positions around each whose drawn tokens it sees at once: attention learns slowly to look beside it
 ONE_ORDER = "a sampler head draws one token after another and has {}; use a proposal that does so: any_order"
 
 
@@ -54,7 +55,7 @@ class SamplerHead(Circuit):
         vocab_size: int,
         block_length: int,
         hidden_size: int,
-        width: int = 128,
+        width: int = 64,
         layers: int = 1,
         rank: int = 64,
     ) -> None:
@@ -69,7 +70,9 @@ class SamplerHead(Circuit):
         self.vocab_size, self.block_length, self.hidden_size = vocab_size, block_length, hidden_size
         self.adapter = Adapter(hidden_size, block_length, width, layers)
         self.known = nn.Embedding(vocab_size, width)
+        self.nearby = nn.Conv1d(width, width, NEARBY, padding=NEARBY // 2)
         self.emission = EmissionRoles(self.adapter.size, vocab_size, 1, rank)
+        nn.init.normal_(self.emission.tokens, std=rank**-0.5)  # scores of size 1 whatever the rank
 
     def config(self) -> dict[str, Any]:
         sizes = {name: getattr(self, name) for name in ("vocab_size", "block_length", "hidden_size")}
@@ -94,6 +97,7 @@ class SamplerHead(Circuit):
         unknown = soft if evidence.absent is None else soft | evidence.absent
         with torch.autocast(evidence.tokens.device.type, enabled=False):  # as the sums of a circuit
             known = self.known(evidence.tokens).masked_fill(unknown[..., None], 0.0)
+            known = self.nearby(known.transpose(1, 2)).transpose(1, 2)
             features = self.adapter(context, soft.float().mean(-1), known)
             roles = self.emission(features, evidence)
         return dataclasses.replace(evidence, roles=roles, context=None).read_by(0)

@@ -65,7 +65,7 @@ class SamplerHeadCircuit:
     num_states: int | None = unused()
     max_parameters: int | None = unused()
     vocabulary: str | None = unused()
-    width: int = ranged(128, minimum=1)
+    width: int = ranged(64, minimum=1)
     layers: int = ranged(1, minimum=1)
     rank: int = ranged(64, minimum=1)
 
