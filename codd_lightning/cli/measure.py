@@ -86,7 +86,7 @@ def measure(config: DictConfig, experiment: Experiment, folder: Path, processes:
     write_samples(folder / "samples.jsonl", (sample.record() for decoded in result.samples for sample in decoded))
     rows += result.rows + template_rows(result.samples, SPLIT)
     rows += [row for decoded in result.samples for row in subtask_rows(decoded, SPLIT)]
-    return rows + aup_rows(result.samples, SPLIT)
+    return rows + [row for row in aup_rows(result.samples, SPLIT) if len(row["budgets"]) > 1]  # a point has no area
 
 
 def count_parameters(experiment: Experiment) -> dict[str, int]:

@@ -52,7 +52,7 @@ def area_under_parallelism(points: Sequence[tuple[float, float]], best: float | 
 
 
 def aup_rows(samples: Sequence[Sequence[Sample]], split: str) -> list[Row]:
-    """One `aup` row for each decoder with several step budgets, or bounds of its commit rule.
+    """One `aup` row for each decoder, over its step budgets or the bounds of its commit rule.
 
     Assumes that all decoders answered the same problems. `y_max` is the highest strict accuracy among them, for want of
     a leaderboard: values of different runs compare only where it is the same. The 95 % interval is the percentile
@@ -86,8 +86,6 @@ def aup_rows(samples: Sequence[Sequence[Sample]], split: str) -> list[Row]:
             for p, a in zip(parallelism, accuracies, strict=True)
         ]
         low, high = torch.quantile(torch.tensor(areas[1:]).double(), torch.tensor([0.025, 0.975]).double()).tolist()
-        if len(settings) == 1:
-            continue
         by_rule = "commit" in dict(decoder)
         budgets = [samples[i][0].labels["commit_bound" if by_rule else "steps_per_block"] for i in settings]
         described = {**dict(decoder), "y_max": max(accuracies[0]), "budgets": budgets}

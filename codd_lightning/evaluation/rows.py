@@ -66,6 +66,11 @@ def is_final(measured: Row, metric: str) -> bool:
     )
 
 
+def curve_label(measured: Row) -> str:
+    """A decoder's label without the bound of its commit rule: what one curve is drawn of."""
+    return series_label({label: value for label, value in measured.items() if label != "commit_bound"})
+
+
 def series_label(measured: Row) -> str:
     """A decoder's label, with the prompt template where the row names one."""
     label = decoder_label(measured)

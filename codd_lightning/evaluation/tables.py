@@ -10,8 +10,10 @@ from codd_lightning.evaluation.rows import Row, series_label
 
 
 def accuracy_table(rows: Sequence[Row], metric: str = "strict_accuracy", title: str | None = None) -> Table:
-    """Decoders by step budget, in percent with 95 % intervals."""
-    measured = [row for row in rows if row["name"] == metric]
+    """Decoders by step budget, in percent with 95 % intervals; below them commit rules, by what they cost."""
+    accuracies = [row for row in rows if row["name"] == metric]
+    measured = [row for row in accuracies if row.get("commit") is None]
+    by_rule = [row for row in accuracies if row.get("commit") is not None]
     budgets = sorted({row["steps_per_block"] for row in measured})
     table = Table(title=title or f"{metric.replace('_', ' ')}, % by steps per block")
     table.add_column("decoder")
@@ -20,6 +22,10 @@ def accuracy_table(rows: Sequence[Row], metric: str = "strict_accuracy", title: 
     for label in dict.fromkeys(series_label(row) for row in measured):
         cells = {row["steps_per_block"]: percent(row) for row in measured if series_label(row) == label}
         table.add_row(label, *(cells.get(budget, "") for budget in budgets))
+    if by_rule:
+        table.add_column("as many as its commit rule takes")
+        for row in by_rule:
+            table.add_row(series_label(row), *[""] * len(budgets), f"{percent(row)} in {row['nfe']:.1f} passes")
     return table
 
 

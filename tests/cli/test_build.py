@@ -37,3 +37,21 @@ def test_a_vocabulary_that_does_not_fit_is_refused() -> None:
         build(compose_experiment("smoke", ["circuit=contextual_hmm", "circuit.vocabulary=seen"]))
     with pytest.raises(UserError, match=r"circuit\.vocabulary=some is not one of all, seen"):
         build(compose_experiment("smoke", ["circuit.vocabulary=some"]))
+
+
+def test_a_decoder_has_a_commit_rule_of_its_own() -> None:
+    rule = "{proposal: any_order, commit: threshold, commit_bound: 0.7, commit_reads: circuit}"
+    decoders = f"evaluation.decoders=[{{proposal: factorized}}, {rule}]"
+    plain, by_rule = build(compose_experiment("smoke", [decoders])).decoders
+    assert (plain.commit, plain.commit_bound) == ("quota", None)
+    assert (by_rule.commit, by_rule.commit_bound, by_rule.commit_reads) == ("threshold", 0.7, "circuit")
+    alone = "evaluation.decoders=[{proposal: any_order, commit_bound: 0.7}]"
+    with pytest.raises(UserError, match=r"commit_bound=0\.7 .* needs a commit"):
+        build(compose_experiment("smoke", [alone]))
+
+
+def test_what_reads_latent_states_is_refused_of_a_sampler_head() -> None:
+    options = ["circuit=sampler_head", "evaluation.decoders=[{proposal: map}]"]
+    config = compose_experiment("smoke", options)
+    with pytest.raises(UserError, match="proposal=map reads latent states, and circuit=sampler_head has none"):
+        require_feasible(config, build(config))

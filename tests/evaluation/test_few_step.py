@@ -159,3 +159,15 @@ def test_only_the_first_problems_are_taken(bench: Callable[..., Bench]) -> None:
 def test_more_problems_than_there_are_is_refused(bench: Callable[..., Bench]) -> None:
     with pytest.raises(UserError, match=r"examples=6 is more than the 5 of the test split"):
         bench().run(examples=6)
+
+
+def test_a_commit_rule_is_measured_once_and_named(bench: Callable[..., Bench]) -> None:
+    by_rule = DECODERS[0].replace(commit="threshold", commit_bound=0.5)
+    result = bench().run([*DECODERS, by_rule])
+    strict = [row for row in result.rows if row["name"] == "strict_accuracy"]
+    assert [row["steps_per_block"] for row in strict] == [1, 2, 4, BLOCK]
+    assert [row.get("commit_bound") for row in strict] == [None, None, None, 0.5]
+    assert strict[-1]["commit"] == "threshold"
+    assert strict[-1]["commit_reads"] == "backbone"
+    assert strict[-1]["nfe"] < strict[2]["nfe"]  # it is sure of everything: a pass a block
+    assert result.samples[-1][0].labels["commit_bound"] == 0.5

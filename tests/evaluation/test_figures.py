@@ -1,5 +1,6 @@
 """Figures: what they show is what the rows say, and the same rows are the same bytes."""
 
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from codd_lightning.evaluation.figures import (
     COSTS,
     Learnt,
     accuracy_by,
+    accuracy_pareto,
     barrier_by_states,
     gain_by_mask_ratio,
     gamma_tau,
     heat_map,
     latency,
     misspecification_gap,
+    pareto_front,
     svg,
     write_figure,
 )
@@ -69,6 +72,7 @@ def every_figure() -> dict[str, Figure | None]:
         "gamma_tau": gamma_tau(GRID),
         "heat": heat_map({(4, "em"): 1.0, (8, "adamw"): 2.0}, "states", "rule", "nats"),
         "barrier": barrier_by_states(BARRIER, "nats_left", 33),
+        "pareto": accuracy_pareto({"HMM": ROWS, "Mixture": [accuracy("any_order", 2, 0.6)]}, "nfe"),
     }
 
 
@@ -116,6 +120,33 @@ def test_accuracy_stands_where_its_row_says_with_its_interval() -> None:
     ]
     ends = figure.axes[0].collections[0].get_segments()[0]  # type: ignore[attr-defined]  # a line collection
     assert list(ends[:, 1]) == pytest.approx([10.0, 30.0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_front_is_what_none_beats(seed: int) -> None:
+    draw = random.Random(seed)
+    rows = [accuracy("any_order", draw.randint(1, 6), draw.randint(0, 6) / 10) for _ in range(12)]
+
+    def beaten(one: dict[str, Any]) -> bool:
+        return any(
+            other["nfe"] <= one["nfe"] and other["value"] >= one["value"]
+            and (other["nfe"], other["value"]) != (one["nfe"], one["value"])
+            for other in rows
+        )  # fmt: skip
+
+    front = [(one["nfe"], one["value"]) for one in pareto_front(rows, "nfe")]
+    assert front == sorted({(one["nfe"], one["value"]) for one in rows if not beaten(one)})
+
+
+def test_a_commit_rule_is_one_curve_over_its_bounds_and_has_no_steps() -> None:
+    rule = {"commit": "threshold", "commit_reads": "backbone"}
+    rows = [*ROWS, *(accuracy("any_order", 4, 0.5, **rule, commit_bound=bound) for bound in (0.5, 0.9))]
+    by_passes, by_steps = accuracy_by(rows, "nfe"), accuracy_by(rows, "steps_per_block")
+    assert by_passes is not None
+    assert by_steps is not None
+    assert "any_order_threshold" in drawn_text(by_passes)
+    assert "0.9" not in drawn_text(by_passes)
+    assert "threshold" not in drawn_text(by_steps)
 
 
 def test_series_differ_in_grey_as_well() -> None:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from codd_lightning.evaluation.figures.style import errors, legend_below, line_style, new_axes, styled
-from codd_lightning.evaluation.rows import Row, is_final, series_label
+from codd_lightning.evaluation.rows import Row, curve_label, is_final
 
 # What accuracy is drawn against, and what the axis says.
 COSTS = {
@@ -42,7 +42,7 @@ def accuracy_by(rows: Sequence[Row], cost: str, metric: str = "strict_accuracy")
             elinewidth=0.9,
             **line_style(number),
         )
-    _cost_axis(axes, cost, [row[cost] for measured in series.values() for row in measured])
+    cost_axis(axes, cost, [row[cost] for measured in series.values() for row in measured])
     axes.set_ylim(-3, 103)
     axes.set_ylabel(f"{metric.replace('_', ' ')}, %")
     legend_below(figure, axes)
@@ -59,19 +59,25 @@ def latency(rows: Sequence[Row], metric: str = "strict_accuracy") -> Figure | No
     for number, (label, measured) in enumerate(series.items()):
         seconds = [row["seconds_per_sample"] for row in measured]
         axes.plot([row["steps_per_block"] for row in measured], seconds, label=label, **line_style(number))
-    _cost_axis(axes, "steps_per_block", [row["steps_per_block"] for measured in series.values() for row in measured])
+    cost_axis(axes, "steps_per_block", [row["steps_per_block"] for measured in series.values() for row in measured])
     axes.set_ylim(bottom=0)
     axes.set_ylabel("seconds per sample")
     legend_below(figure, axes)
     return figure
 
 
+def final_rows(rows: Sequence[Row], metric: str, cost: str) -> list[Row]:
+    """Final rows of a metric that have a cost; steps say nothing of what a commit rule costs."""
+    by_steps = cost == "steps_per_block"
+    chosen = [row for row in rows if is_final(row, metric) and _positive(row, cost)]
+    return [row for row in chosen if not (by_steps and row.get("commit") is not None)]
+
+
 def _series(rows: Sequence[Row], metric: str, cost: str) -> dict[str, list[Row]]:
     """Final rows of a metric by decoder, cheapest first."""
     series: dict[str, list[Row]] = {}
-    for row in rows:
-        if is_final(row, metric) and _positive(row, cost):
-            series.setdefault(series_label(row), []).append(row)
+    for row in final_rows(rows, metric, cost):
+        series.setdefault(curve_label(row), []).append(row)
     return {label: sorted(measured, key=lambda row: row[cost]) for label, measured in series.items()}
 
 
@@ -80,7 +86,8 @@ def _positive(row: Row, label: str) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-def _cost_axis(axes: Axes, cost: str, values: Sequence[float]) -> None:
+def cost_axis(axes: Axes, cost: str, values: Sequence[float]) -> None:
+    """The logarithmic axis of a cost, of which there are these values."""
     axes.set_xlabel(COSTS[cost])
     axes.set_xscale("log", base=10 if cost == "seconds_per_sample" else 2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

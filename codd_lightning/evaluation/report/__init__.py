@@ -14,6 +14,7 @@ from codd_lightning.evaluation.report.tables import (
     accuracy_tables,
     comparison_table,
     csv_of,
+    front_table,
     markdown,
     numbers_table,
     paper_table,
@@ -47,6 +48,7 @@ def _tables(runs: Sequence[Run]) -> list[Table]:
     found = [
         runs_table(runs),
         *accuracy_tables(runs),
+        front_table(runs),
         comparison_table([comparison for run in runs for comparison in compare(run)]),
         paper_table(beside_ours(runs, published())),
         numbers_table(runs),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from codd_lightning.evaluation.paired import mcnemar, paired_difference
 from codd_lightning.evaluation.report.runs import Key, Record, Run
 from codd_lightning.evaluation.rows import series_label
+from codd_lightning.evaluation.samples import LABELS
 
 LEVEL = 0.05
 
@@ -75,8 +76,9 @@ def setting_label(record: Record) -> str:
 
 
 def _pairs(keys: Sequence[Key]) -> Iterator[tuple[Key, Key]]:
-    def place(key: Key) -> tuple[object, object]:
-        return key[0], key[-1]  # template and steps
+    def place(key: Key) -> tuple[object, ...]:
+        named = dict(zip(LABELS, key, strict=True))
+        return tuple(named[label] for label in ("template", "commit", "commit_bound", "steps_per_block"))
 
     for coupled in keys:
         for factorized in keys:

@@ -12,6 +12,7 @@ from codd_lightning.evaluation.figures import (
     QUANTITIES,
     Learnt,
     accuracy_by,
+    accuracy_pareto,
     barrier_by_states,
     gain_by_mask_ratio,
     gamma_tau,
@@ -19,7 +20,7 @@ from codd_lightning.evaluation.figures import (
     latency,
     misspecification_gap,
 )
-from codd_lightning.evaluation.report.runs import Run, differing_settings
+from codd_lightning.evaluation.report.runs import Run, by_task, differing_settings
 from codd_lightning.evaluation.rows import Row, decoder_label, is_final, series_label
 
 MOST_ITEMS = 32  # of a list task by far; more are somebody's mistake, and a number without end
@@ -81,18 +82,15 @@ def _of_several(runs: Sequence[Run]) -> Iterator[Drawing]:
                 caption = f"{experiment}: gain of the coupled likelihood by mask ratio, with 95 % intervals."
                 yield Drawing(_file_name(experiment, "gain_by_mask_ratio"), caption, figure)
         yield from _barriers(experiment, ours)
+        yield from _fronts(experiment, ours)
     for folder in dict.fromkeys(PurePath(run.name).parent for run in runs):
         yield from _grid(f"{folder}", [run for run in runs if PurePath(run.name).parent == folder])
 
 
 def _barriers(experiment: str, runs: Sequence[Run]) -> Iterator[Drawing]:
     """A figure for each task: circuits of one task share a figure, whatever their size and rule."""
-    tasks: dict[str, list[Run]] = {}
-    for run in runs:
-        if isinstance(run.config.get("circuit.num_states"), int):
-            task = {key: value for key, value in run.config.items() if key.startswith("data.task.")}
-            tasks.setdefault(repr(task), []).append(run)
-    for chosen in tasks.values():
+    with_states = [run for run in runs if isinstance(run.config.get("circuit.num_states"), int)]
+    for chosen in by_task(with_states):
         learnt = [Learnt(run.config["circuit.num_states"], _rule(run), run.rows) for run in chosen]
         sufficient = _sufficient(chosen[0].config)
         for name, quantity in QUANTITIES.items():
@@ -100,6 +98,19 @@ def _barriers(experiment: str, runs: Sequence[Run]) -> Iterator[Drawing]:
             if figure is not None:
                 caption = f"{experiment}: {quantity} by the circuit's states and learning rule."
                 yield Drawing(_file_name(experiment, f"{name}_by_states"), caption, figure)
+
+
+def _fronts(experiment: str, runs: Sequence[Run]) -> Iterator[Drawing]:
+    """Accuracy against cost, a figure for each task, where its runs differ in the circuit."""
+    for chosen in by_task(runs):
+        named = {str(run.config.get("circuit._target_")).rpartition(".")[2]: run.rows for run in chosen}
+        if len(named) != len(chosen) or len(named) > MOST_LINES:
+            continue
+        for cost in ("nfe", "seconds_per_sample"):
+            figure = accuracy_pareto(named, cost)
+            if figure is not None:
+                caption = f"{experiment}: every setting of each circuit by {COSTS[cost]}, and what none beats."
+                yield Drawing(_file_name(experiment, f"front_by_{cost}"), caption, figure)
 
 
 def _sufficient(config: Mapping[str, object]) -> int | None:

@@ -81,6 +81,15 @@ def collect(outputs: Path, leave_out: Path) -> tuple[list[Run], list[str]]:
     return runs, warnings
 
 
+def by_task(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs on the same task together."""
+    tasks: dict[str, list[Run]] = {}
+    for run in runs:
+        task = {key: value for key, value in run.config.items() if key.startswith("data.task.")}
+        tasks.setdefault(repr(task), []).append(run)
+    return list(tasks.values())
+
+
 def sample_key(labels: Row | Record) -> Key:
     """What tells the samples of one setting from others: the same for a row and its samples."""
     values = [labels.get(name) for name in LABELS]

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
+from codd_lightning.evaluation.figures import pareto_front
 from codd_lightning.evaluation.report.comparisons import Comparison
 from codd_lightning.evaluation.report.paper import Published
-from codd_lightning.evaluation.report.runs import Key, Run, differing_settings, sample_key
+from codd_lightning.evaluation.report.runs import Key, Run, by_task, differing_settings, sample_key
 from codd_lightning.evaluation.rows import Row, is_final, series_label
 
 # What every row has; any other label of any row gets a column after these.
@@ -66,7 +67,7 @@ def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
         lines: dict[tuple[str, str], dict[float, Cell]] = {}
         for run in runs:
             for row in run.rows:
-                if is_final(row, metric):
+                if is_final(row, metric) and row.get("commit") is None:
                     line = lines.setdefault((run.name, series_label(row)), {})
                     line[row["steps_per_block"]] = Cell(_percent(row), row["value"], _samples_of(run, row))
         budgets = sorted({budget for line in lines.values() for budget in line})
@@ -79,6 +80,32 @@ def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
             header = ["run", "decoder", *(f"{budget:g}" for budget in budgets)]
             tables.append(Table(title, header, rows, "With 95 % intervals.", set(range(2, len(header)))))
     return tables
+
+
+def front_table(runs: Sequence[Run]) -> Table:
+    """For each experiment and task of several runs, the settings that no other beats in accuracy and passes alike."""
+    rows = []
+    experiments = dict.fromkeys(run.experiment for run in runs)
+    for ours in [chosen for name in experiments for chosen in by_task([r for r in runs if r.experiment == name])]:
+        run_of = {id(row): run for run in ours for row in run.rows if is_final(row, "strict_accuracy") and "nfe" in row}
+        if len({run.name for run in run_of.values()}) < 2:
+            continue
+        measured = [row for run in ours for row in run.rows if id(row) in run_of]
+        for row in pareto_front(measured, "nfe"):
+            run = run_of[id(row)]
+            rows.append(
+                [
+                    Cell(run.experiment),
+                    Cell(f"{row['nfe']:.1f}", row["nfe"]),
+                    Cell(run.name),
+                    Cell(series_label(row)),
+                    Cell(_percent(row), row["value"], _samples_of(run, row)),
+                    Cell(f"{row['seconds_per_sample']:.3f}", row["seconds_per_sample"]),
+                ]
+            )
+    note = "Of all settings of an experiment's runs those that no other beats: at most as many passes, as accurate."
+    header = ["experiment", "passes", "run", "decoder", "strict accuracy, %", "seconds per sample"]
+    return Table("What none beats", header, rows, note, {1, 4, 5})
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
