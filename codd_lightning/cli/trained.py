@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from codd_lightning.backbones import device_of
 from codd_lightning.cli.build import Experiment, build
@@ -44,7 +44,7 @@ def open_trained(config: DictConfig, processes: Processes) -> tuple[FinishedRun 
     _require_trained(trained, given)
     if processes.size > 1 and trained.backbone.get("device") == "cuda":
         trained.backbone.device = f"cuda:{processes.local_rank}"
-    experiment = build(trained)
+    experiment = build(OmegaConf.merge(trained, {"cache": {"path": None}}))  # nothing is trained: backbones answer
     experiment.module.to(device_of(experiment.backbone))  # no trainer does it here
     require_feasible(trained, experiment, training=False)
     return run, trained, experiment
@@ -55,6 +55,8 @@ def begin(config: DictConfig, run: FinishedRun | None, experiment: Experiment, f
     log_to(folder.log_file)
     for option in without_effect(config):
         log.warning("%s has no effect here", option)
+    if config.cache.path is not None:
+        log.warning("cache.path=%s has no effect here: the backbone is asked itself", config.cache.path)
     if run is not None:
         return None
     manifest = Manifest(folder, config)

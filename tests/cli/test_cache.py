@@ -110,6 +110,15 @@ def test_no_weights_are_in_memory_while_a_circuit_learns_from_a_cache(
     assert loaded == ["meta", "cpu"]
 
 
+def test_what_was_trained_from_a_cache_is_measured_without_it(
+    cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["smoke", *SMALL, ALONE, f"cache.path={cache}", f"output_dir={tmp_path / 'run'}"]
+    assert main(["train", *given]) == 0
+    assert main(["evaluate", *given]) == 0
+    assert "cache.path" in capfd.readouterr().err
+
+
 def test_a_backbone_without_weights_knows_its_tokens() -> None:
     whole, meta = load_backbone("codd_tiny"), load_backbone("codd_tiny", device="meta")
     for name in ("vocab_size", "mask_token_id", "eos_token_ids", "shifted"):
