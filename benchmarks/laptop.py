@@ -108,9 +108,7 @@ def main() -> None:
             said = f"{dtype}, {args.threads} threads, {found['parameters'] / 1e6:.0f}M parameters"
             if "step" not in found:
                 memory = f"{found['memory']:.1f} GiB at most"
-                print(
-                    f"{said}: {found['evidence']:.0f} s for one example of evidence, {memory}; asked no more"
-                )
+                print(f"{said}: {found['evidence']:.0f} s for one example of evidence, {memory}; asked no more")
                 continue
             cache = found["load"] + (EXAMPLES + HELD_OUT) * found["evidence"]
             train = EPOCHS * EXAMPLES / BATCH_SIZE * found["step"]

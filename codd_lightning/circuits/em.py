@@ -31,6 +31,9 @@ class CountingOptimizer(torch.optim.Optimizer, ABC):
         circuit: whose tables are learnt; its parameters hold their logs after a step.
         lr: step size η in (0, 1]; an entry of `param_groups`, so that schedules reach it.
         pseudocount: added to the counts of each distribution, evenly over its entries.
+
+    Raises:
+        CircuitError: an argument is out of range, or the circuit has no tables.
     """
 
     def __init__(self, circuit: Circuit, lr: float, pseudocount: float) -> None:
@@ -38,6 +41,8 @@ class CountingOptimizer(torch.optim.Optimizer, ABC):
             raise CircuitError(f"lr={lr} must lie in (0, 1]: it is the share of the way to the new parameters")
         if pseudocount < 0.0:
             raise CircuitError(f"pseudocount={pseudocount} must not be negative")
+        if not circuit.core.tables:
+            raise CircuitError(f"circuit={circuit.structure} has no tables to count in: train it by gradients (adamw)")
         super().__init__(list(circuit.parameters()), {"lr": lr, "pseudocount": pseudocount})
         self._circuit = circuit
 

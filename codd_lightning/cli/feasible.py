@@ -55,6 +55,11 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
     if not experiment.initialization.leaves_as_made:
         if experiment.circuit is None or not any(p.requires_grad for p in experiment.circuit.parameters()):
             raise UserError("initialization: there is no circuit to train here")
+        if not experiment.circuit.has_latents:
+            raise UserError(
+                f"initialization.kind={config.initialization.kind} starts latent states, and "
+                f"circuit={experiment.circuit.structure} has none: leave it out"
+            )
         if experiment.cache is not None and experiment.initialization.asks_backbone:
             raise UserError(
                 f"initialization (kind={config.initialization.kind}, restarts={config.initialization.restarts}) asks "

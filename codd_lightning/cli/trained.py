@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from codd_lightning.backbones import device_of
 from codd_lightning.cli.build import Experiment, build
@@ -44,7 +44,9 @@ def open_trained(config: DictConfig, processes: Processes) -> tuple[FinishedRun 
     _require_trained(trained, given)
     if processes.size > 1 and trained.backbone.get("device") == "cuda":
         trained.backbone.device = f"cuda:{processes.local_rank}"
-    experiment = build(OmegaConf.merge(trained, {"cache": {"path": None}}))  # nothing is trained: backbones answer
+    asked = trained.copy()
+    asked.cache.path = None  # evidence is for training; what is measured comes from the backbone itself
+    experiment = build(asked)
     experiment.module.to(device_of(experiment.backbone))  # no trainer does it here
     require_feasible(trained, experiment, training=False)
     return run, trained, experiment

@@ -1,6 +1,7 @@
 """Training of a circuit on a frozen backbone."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
-from codd_lightning.circuits import HMM, Circuit, Evidence, describe, split_dead_states
+from codd_lightning.circuits import HMM, Circuit, Evidence, SamplerHead, describe, split_dead_states
 from codd_lightning.data import Batch, Blocks
 from codd_lightning.decoding import require_fit
 from codd_lightning.diffusion import WEIGHTS
@@ -20,6 +21,8 @@ from codd_lightning.modules.counting import expected_counts
 from codd_lightning.modules.noise import Noise
 from codd_lightning.modules.optimizers import CountingRecipe, CyclicAdamW, OptimizerRecipe, is_log_distribution
 from codd_lightning.seeding import sample_generator
+
+log = logging.getLogger("codd_lightning")
 
 
 class CircuitModule(L.LightningModule):
@@ -51,6 +54,11 @@ class CircuitModule(L.LightningModule):
         super().__init__()
         if weight not in WEIGHTS:
             raise UserError(f"objective.weight={weight} is not one of {', '.join(WEIGHTS)}")
+        if not conditional and isinstance(circuit, SamplerHead):
+            raise UserError(
+                "objective=likelihood trains log p_ω, and circuit=sampler_head has none apart from a backbone: "
+                "use objective=coupled_likelihood"
+            )
         self.backbone: AnyBackbone | None = None
         if backbone is not None:
             self.backbone = as_backbone(backbone).requires_grad_(False).eval()
@@ -164,6 +172,11 @@ class CircuitModule(L.LightningModule):
         self.validation_likelihood.reset()
 
     def configure_optimizers(self) -> Any:
+        heads = sum(p.numel() for name, p in self.circuit.named_parameters() if not is_log_distribution(name))
+        if heads and isinstance(self._optimizer, CountingRecipe):
+            log.warning(
+                "this optimizer trains tables alone: %d parameters that read the context stay as they are", heads
+            )
         return self.optimizer_for(int(self.trainer.estimated_stepping_batches))
 
     def optimizer_for(self, total_steps: int) -> dict[str, Any] | None:

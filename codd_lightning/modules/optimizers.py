@@ -157,7 +157,7 @@ class CyclicAdamW(AdamW):
         tables = [p for name, p in parameters if is_log_distribution(name)]
         heads = [p for name, p in parameters if not is_log_distribution(name)]
         if not tables:
-            raise UserError("optimizer=adamw_cycles is for circuits, and this is none: use adamw")
+            raise UserError("optimizer=adamw_cycles is for circuits with tables, and here are none: use adamw")
         head_lr = self.lr if self.head_lr is None else self.head_lr
         groups: list[dict[str, Any]] = [
             {"params": tables, "lr": self.lr},

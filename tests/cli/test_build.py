@@ -55,3 +55,18 @@ def test_what_reads_latent_states_is_refused_of_a_sampler_head() -> None:
     config = compose_experiment("smoke", options)
     with pytest.raises(UserError, match="proposal=map reads latent states, and circuit=sampler_head has none"):
         require_feasible(config, build(config))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("objective=likelihood", "objective=likelihood trains log p_ω, and circuit=sampler_head has none"),
+        ("optimizer=em", "circuit=sampler_head has no tables to count in"),
+        ("optimizer=adamw_cycles", "adamw_cycles is for circuits with tables"),
+        ("initialization.kind=uniform", r"initialization\.kind=uniform starts latent states"),
+    ],
+)
+def test_what_a_sampler_head_has_not_is_refused_before_a_run(option: str, said: str) -> None:
+    config = compose_experiment("smoke", ["circuit=sampler_head", option])
+    with pytest.raises(UserError, match=said):
+        require_feasible(config, build(config))

@@ -204,5 +204,5 @@ def test_one_cycle_is_adamw() -> None:
 def test_cycles_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match=r"optimizer.static_cycles=4 must be less than optimizer.cycles=4"):
         CyclicAdamW(lr=0.1, cycles=4, static_cycles=4)
-    with pytest.raises(UserError, match="adamw_cycles is for circuits"):
+    with pytest.raises(UserError, match="adamw_cycles is for circuits with tables"):
         CyclicAdamW(lr=0.1)(tiny().named_parameters(), 10)
