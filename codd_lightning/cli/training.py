@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from codd_lightning.cli.build import Experiment, build, make_strategy, make_trainer
+from codd_lightning.cli.build import Experiment, build, make_strategy
 from codd_lightning.cli.checkpoint_files import BEST, LAST, SyncedFiles, newest_whole, read_checkpoint, restore
 from codd_lightning.cli.checkpoints import RunCheckpoints
 from codd_lightning.cli.console import ProgressBar
@@ -20,6 +20,7 @@ from codd_lightning.cli.manifest import Manifest
 from codd_lightning.cli.preemption import LeaveWhenAsked
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.slurm import in_job
+from codd_lightning.cli.trainer import make_trainer
 from codd_lightning.cli.world import launched_by_srun, launched_outside
 from codd_lightning.evaluation import Row, TakesResults
 from codd_lightning.strategies import DDP
