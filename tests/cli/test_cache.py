@@ -17,6 +17,9 @@ from safetensors.torch import load_file, save_file
 from codd_lightning.backbones import files_digest, load_backbone
 from codd_lightning.backbones.loading import BUNDLED
 from codd_lightning.circuits import HMM, save_circuit
+from codd_lightning.cli.build import build
+from codd_lightning.cli.cache_settings import cache_settings
+from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.main import main
 from codd_lightning.cli.processes import Processes
 from codd_lightning.errors import UserError
@@ -276,6 +279,16 @@ def test_the_folder_is_named_by_what_is_in_it(
     command = next(line for line in said.splitlines() if "codd train smoke" in line)
     assert "callbacks=none" in command
     assert any(command.endswith(f"cache.path=outputs/cache/{folder.name}") for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("option", "tells_caches_apart"),
+    [("backbone.device_map=auto", False), ("data.batch_size=8", False), ("backbone.dtype=bfloat16", True)],
+)
+def test_a_cache_is_told_by_what_decides_its_numbers(option: str, tells_caches_apart: bool) -> None:
+    one, other = (compose_experiment("smoke", [*SMALL, *more]) for more in ([], [option]))
+    data = build(one).data
+    assert (cache_settings(one, data) != cache_settings(other, data)) == tells_caches_apart
 
 
 def start(folder: Path, **environment: str) -> "subprocess.Popen[str]":
