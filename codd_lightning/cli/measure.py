@@ -140,6 +140,7 @@ def few_step(config: DictConfig, experiment: Experiment) -> FewStepEvaluation:
         examples=options.examples,
         batch_size=options.batch_size,
         batch_tokens=options.batch_tokens,
+        likelihood=options.sample_likelihood,
         seed=config.seed,
         split=SPLIT,
     )

@@ -7,8 +7,6 @@ from codd_lightning.evaluation.few_step import (
     FewStepResult,
     accuracy_rows,
     evaluate_few_step,
-    setting_of,
-    settings_of,
 )
 from codd_lightning.evaluation.health import evaluate_health
 from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
@@ -18,6 +16,7 @@ from codd_lightning.evaluation.parallelism import area_under_parallelism, aup_ro
 from codd_lightning.evaluation.remembering import Remembering
 from codd_lightning.evaluation.rows import Row, TakesResults, decoder_label, row, tag, write_results
 from codd_lightning.evaluation.samples import Sample, SampleFolder, write_samples
+from codd_lightning.evaluation.settings import setting_of, settings_of
 from codd_lightning.evaluation.subtasks import subtask_rows
 from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, render
 from codd_lightning.evaluation.throughput import Spent, throughput_rows

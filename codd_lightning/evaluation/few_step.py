@@ -13,9 +13,11 @@ from codd_lightning.circuits import Circuit
 from codd_lightning.data import EncodedDataset
 from codd_lightning.decoding import DecodingConfig, Generation, generate
 from codd_lightning.errors import UserError
-from codd_lightning.evaluation.intervals import wilson
+from codd_lightning.evaluation.intervals import bootstrap_ratio, wilson
 from codd_lightning.evaluation.rows import Row, row
+from codd_lightning.evaluation.sample_likelihood import sample_log_likelihood
 from codd_lightning.evaluation.samples import InMemory, Key, Sample, Store, key_of
+from codd_lightning.evaluation.settings import Setting, settings_of
 from codd_lightning.seeding import sample_generator
 from codd_lightning.tasks import Task
 
@@ -28,21 +30,6 @@ class FewStepResult:
 
     rows: list[Row]
     samples: list[list[Sample]]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to decode all problems.
-
-    Attributes:
-        config: of the decoder, with its steps.
-        labels: what tells the setting's rows and samples from others.
-        template: of the prompts; None for the one of training.
-    """
-
-    config: DecodingConfig
-    labels: dict[str, Any]
-    template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +58,7 @@ class FewStepEvaluation:
         examples: how many problems.
         batch_size: most problems in a batch.
         batch_tokens: most tokens on its canvas, padding included; None for no such bound.
+        likelihood: whether the backbone says of each sample how likely it is, in as many passes as it has tokens.
         seed: of all draws; each problem has its own.
         split: which the problems come from, for the rows.
 
@@ -86,6 +74,7 @@ class FewStepEvaluation:
     seed: int
     split: str
     batch_tokens: int | None = None
+    likelihood: bool = False
 
     def __post_init__(self) -> None:
         if self.examples > len(self.dataset):
@@ -178,6 +167,7 @@ class FewStepEvaluation:
             return
         seconds = (time.perf_counter() - started) / len(batch.positions)
         texts = generation.texts or [""] * len(batch.positions)
+        log_likelihoods = self._log_likelihoods(backbone, batch, generation)
         for place, position in enumerate(batch.positions):
             example = self.dataset.example(position)[0]
             tokens = generation.response_tokens[place]
@@ -193,7 +183,21 @@ class FewStepEvaluation:
                 nfe=generation.nfe[place],
                 circuit_calls=generation.circuit_calls[place],
                 seconds=seconds,
+                log_likelihood=log_likelihoods[place],
             )
+
+    def _log_likelihoods(
+        self, backbone: AnyBackbone, batch: SampleBatch, generation: Generation
+    ) -> Sequence[float | None]:
+        if not self.likelihood:
+            return [None] * len(batch.positions)
+        prompts = [self._prompt(position, batch.setting) for position in batch.positions]
+        pairs = zip(generation.sequences, prompts, strict=True)
+        responses = [sequence[len(prompt) :] for sequence, prompt in pairs]
+        found: list[float] = sample_log_likelihood(
+            backbone, prompts, responses, batch.setting.config.max_new_tokens
+        ).tolist()
+        return found
 
     def _generate(self, backbone: AnyBackbone, circuit: Circuit | None, batch: SampleBatch) -> Generation:
         indices = [self.dataset.example(position)[1].index for position in batch.positions]
@@ -243,43 +247,8 @@ def evaluate_few_step(
     return evaluation.result(store)
 
 
-def settings_of(
-    decoder: DecodingConfig,
-    steps_per_block: Sequence[int],
-    circuit: Circuit | None,
-    template: str | None = None,
-    **labels: Any,
-) -> list[Setting]:
-    """A decoder at each step budget; one whose commit rule decides itself once, at the most steps that it may take."""
-    budgets = steps_per_block if decoder.commit == "quota" else [decoder.block_length]
-    return [setting_of(decoder, budget, circuit, template, **labels) for budget in budgets]
-
-
-def setting_of(
-    decoder: DecodingConfig, steps_per_block: int, circuit: Circuit | None, template: str | None = None, **labels: Any
-) -> Setting:
-    """A decoder at a step budget; further labels tell it from the same one with other options."""
-    named = {
-        "decoder": decoder.proposal or ("factorized" if circuit is None else "any_order"),
-        "remasking": decoder.remasking,
-        "eos": decoder.eos,
-        **_rule(decoder),
-        **labels,
-        "steps_per_block": steps_per_block,
-    }
-    if template is not None:
-        named = {"template": template, **named}
-    return Setting(decoder.replace(steps=steps_per_block * decoder.blocks), named, template)
-
-
-def _rule(decoder: DecodingConfig) -> dict[str, Any]:
-    """The labels of a commit rule; none of a quota."""
-    names = ("commit", "commit_bound", "commit_reads")
-    return {} if decoder.commit == "quota" else {name: getattr(decoder, name) for name in names}
-
-
 def accuracy_rows(samples: Sequence[Sample], split: str) -> list[Row]:
-    """Strict and flexible accuracy of one setting, with what it cost."""
+    """Strict and flexible accuracy of one setting, what it cost, and where that is known how likely its samples are."""
     n = len(samples)
     nfe = sum(sample.nfe for sample in samples)
     labels = {
@@ -296,6 +265,13 @@ def accuracy_rows(samples: Sequence[Sample], split: str) -> list[Row]:
     ):
         low, high = wilson(right, n)
         rows.append(row(metric, right / n, low, high, n, "fraction", split, **labels))
+    scored = [(sample.log_likelihood, sample.tokens) for sample in samples if sample.log_likelihood is not None]
+    if sum(tokens for _, tokens in scored):
+        nats = -torch.tensor([log_likelihood for log_likelihood, _ in scored], dtype=torch.float64)
+        tokens = torch.tensor([tokens for _, tokens in scored], dtype=torch.float64)
+        low, high = bootstrap_ratio(nats, tokens)
+        value = float(nats.sum() / tokens.sum())
+        rows.append(row("nll_of_samples", value, low, high, len(scored), "nats/token", split, **labels))
     return rows
 
 

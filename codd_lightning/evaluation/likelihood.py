@@ -106,8 +106,11 @@ def sequential_log_likelihood(backbone: AnyBackbone, batch: Batch, noised: Noise
             columns,
             attention_mask=batch.attention_mask[rows],
             response_start=batch.prompt_length,
-        ).logits
-        log_probs = logits.float().log_softmax(-1)  # (R, P, V)
+        ).logits.float()
+        if 0 <= backbone.mask_token_id < logits.shape[-1]:  # no token of a text, as in evidence
+            mask = torch.tensor([backbone.mask_token_id], device=logits.device)
+            logits = logits.index_fill(-1, mask, -torch.inf)
+        log_probs = logits.log_softmax(-1)  # (R, P, V)
         surest = log_probs.amax(-1).masked_fill(~left[rows][:, columns], -torch.inf).argmax(-1)  # (R,)
         place = columns[surest]
         token = batch.input_ids[rows, place]

@@ -45,6 +45,7 @@ class Sample:
         nfe: backbone forward passes.
         circuit_calls: conditional distributions asked of the circuit.
         seconds: wall-clock time of its batch, shared evenly.
+        log_likelihood: nats, by the backbone one token at a time; None where nobody asked.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Sample:
     nfe: int
     circuit_calls: int
     seconds: float
+    log_likelihood: float | None = None
 
     @property
     def key(self) -> Key:
@@ -80,6 +82,7 @@ class Sample:
             "ended": self.ended,
             "strict": self.grade.strict,
             "flexible": self.grade.flexible,
+            **({} if self.log_likelihood is None else {"log_likelihood": round(self.log_likelihood, 6)}),
         }
 
     @classmethod
@@ -91,6 +94,7 @@ class Sample:
             example=example,
             text=record["response"],
             grade=Grade(record["strict"], record["flexible"]),
+            log_likelihood=record.get("log_likelihood"),
             **{name: record[name] for name in ("pieces", "ended", "tokens", "nfe", "circuit_calls", "seconds")},
         )
 

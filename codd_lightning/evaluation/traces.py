@@ -6,9 +6,9 @@ from codd_lightning.backbones import AnyBackbone
 from codd_lightning.circuits import Circuit
 from codd_lightning.data import EncodedDataset
 from codd_lightning.decoding import DecodingConfig, generate, steps_of
-from codd_lightning.evaluation.few_step import settings_of
 from codd_lightning.evaluation.markdown import trace_table
 from codd_lightning.evaluation.rows import decoder_label
+from codd_lightning.evaluation.settings import settings_of
 from codd_lightning.seeding import sample_generator
 
 

@@ -23,7 +23,7 @@ ONE_ORDER = "a sampler head draws one token after another and has {}; use a prop
 @register_circuit("sampler_head")
 class SamplerHead(Circuit):
     """Transformer layers over the backbone's hidden states and the tokens drawn so far (ADJUST; Bansal and Sanghavi,
-    2025, arXiv 2509.22738, section 3).
+    2025, arXiv 2509.22738).
 
     One cheap pass says of every position what its token is, given those drawn since the backbone's pass:
     `q(x_i | drawn) ∝ p_θ(x_i) exp⟨U f_i(drawn), T_{x_i}⟩`, with `U = 0` at the start. Here it is trained on the data,

@@ -53,6 +53,7 @@ class Evaluation:
     likelihood_examples: int = ranged(500, minimum=0)
     likelihood_canvas: str = "uniform"
     sequential_likelihood: bool = False
+    sample_likelihood: bool = False
     barrier_examples: int = ranged(0, minimum=0)
     templates: list[str] = field(default_factory=list)
     batch_size: int = ranged(128, minimum=1)
