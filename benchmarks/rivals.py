@@ -16,7 +16,7 @@ from codd_lightning.evaluation.paired import mcnemar, paired_difference
 from codd_lightning.evaluation.report.runs import Record, collect
 from codd_lightning.evaluation.rows import series_label
 
-BUDGETS = (2, 4, 8, 16, 32, 64)
+BUDGETS = (2, 4, 8, 16, 32)
 Setting = list[Record]
 
 
@@ -24,24 +24,31 @@ def mean(records: Sequence[Record], label: str) -> float:
     return sum(record[label] for record in records) / len(records)
 
 
-def chosen(settings: Sequence[Setting], budget: float) -> Setting | None:
-    """The most accurate on even problems within a budget of passes, of equals the cheapest; its odd problems."""
+def chosen(settings: Sequence[Setting], budget: float, cost: str = "nfe") -> Setting | None:
+    """The most accurate on even problems within a budget, of equals the cheapest; its odd problems."""
     halves = [([r for r in s if r["index"] % 2 == 0], [r for r in s if r["index"] % 2]) for s in settings]
-    fitting = [(even, odd) for even, odd in halves if mean(even, "nfe") <= budget]
+    fitting = [(even, odd) for even, odd in halves if mean(even, cost) <= budget]
     if not fitting:
         return None
-    return max(fitting, key=lambda pair: (mean(pair[0], "strict"), -mean(pair[0], "nfe")))[1]
+    return max(fitting, key=lambda pair: (mean(pair[0], "strict"), -mean(pair[0], cost)))[1]
 
 
-def said(setting: Setting | None) -> str:
+def accuracy(setting: Setting | None) -> str:
     if setting is None:
         return ""
     right = sum(record["strict"] for record in setting)
     low, high = wilson(right, len(setting))
-    steps = f" @{setting[0]['steps_per_block']}" if setting[0].get("commit") is None else ""
-    name = series_label(setting[0]).removeprefix("any_order_").replace("eos_last_", "").removesuffix("_eos_last")
-    where = f"{name}{steps}, {mean(setting, 'nfe'):.1f} passes, {1000 * mean(setting, 'seconds'):.0f} ms"
-    return f"{100 * right / len(setting):.1f} ({100 * low:.1f}–{100 * high:.1f}) {where}"
+    return f"{100 * right / len(setting):.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def named(setting: Setting | None) -> str:
+    """A setting and its cost."""
+    if setting is None:
+        return ""
+    first = setting[0]
+    rule = series_label({**first, "decoder": first["remasking"], "remasking": "low_confidence", "eos": "any"})
+    budget = f" @{first['steps_per_block']}" if first.get("commit") is None else ""
+    return f"{rule}{budget}: {mean(setting, 'nfe'):.1f} passes, {1000 * mean(setting, 'seconds'):.0f} ms"
 
 
 def difference(one: Setting | None, other: Setting | None) -> str:
@@ -49,7 +56,13 @@ def difference(one: Setting | None, other: Setting | None) -> str:
         return ""
     a, b = [r["strict"] for r in one], [r["strict"] for r in other]
     value, low, high = paired_difference(a, b)
-    return f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), p {mcnemar(a, b):.2g}"
+    return f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), p {mcnemar(a, b):.1g}"
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(f"\n{title}\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    for cells in rows:
+        print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -57,25 +70,35 @@ def main() -> None:
     parser.add_argument("outputs", type=Path)
     runs, warnings = collect(parser.parse_args().outputs, leave_out=Path("report"))
     print(*warnings, sep="\n")
-    all_settings = {
-        str(run.config["circuit._target_"]).rpartition(".")[2]: [
-            sorted(records, key=lambda record: record["index"]) for records in run.samples.values()
-        ]
+    found = {
+        run.name: [sorted(records, key=lambda record: record["index"]) for records in run.samples.values()]
         for run in runs
     }
-    for name, settings in all_settings.items():
-        quota = [setting for setting in settings if setting[0].get("commit") is None]
-        print(f"\n{name}\n| passes at most | quota | any rule | rule less quota |\n|---|---|---|---|")
+    quota = {name: [s for s in settings if s[0].get("commit") is None] for name, settings in found.items()}
+    rules = {name: [s for s in settings if s[0].get("commit") is not None] for name, settings in found.items()}
+    factorized = next(name for name in found if "factorized" in name)
+    passes = [f"at most {budget}" for budget in BUDGETS]
+    ways = [(name, way, of[name]) for name in found for way, of in (("quota", quota), ("commit rule", rules))]
+    cells = [[name, way, *(accuracy(chosen(of, budget)) for budget in BUDGETS)] for name, way, of in ways]
+    table("Strict accuracy, %, by passes a sample", ["circuit", "", *passes], cells)
+    cells = [[name, way, *(named(chosen(of, budget)) for budget in BUDGETS)] for name, way, of in ways]
+    table("Chosen", ["circuit", "", *passes], cells)
+    cells = []
+    for name in found:
+        if name == factorized:
+            continue
         for budget in BUDGETS:
-            by_quota, best = chosen(quota, budget), chosen(settings, budget)
-            print(f"| {budget} | {said(by_quota)} | {said(best)} | {difference(best, by_quota)} |")
-    alone = all_settings.pop("Factorized")
-    print("\n| passes at most | best of a circuit | | less factorized with any rule |\n|---|---|---|---|")
-    coupled = [(name, setting) for name, settings in all_settings.items() for setting in settings]
-    for budget in BUDGETS:
-        best = chosen([setting for _, setting in coupled], budget)
-        owner = next((name for name, setting in coupled if best is not None and best[0] in setting), "")
-        print(f"| {budget} | {owner} | {said(best)} | {difference(best, chosen(alone, budget))} |")
+            best = chosen(rules[name], budget)
+            others = (chosen(quota[name], budget), chosen(found[factorized], budget))
+            cells.append([name, f"{budget}", *(difference(best, other) for other in others)])
+    header = ["circuit, best rule", "passes", "less its best quota", "less the best of factorized"]
+    table("Whether crossing helps, percentage points", header, cells)
+    seconds = (0.02, 0.05, 0.1, 0.2, 0.4)
+    cells = [
+        [name, *(accuracy(chosen(settings, budget, "seconds")) for budget in seconds)]
+        for name, settings in found.items()
+    ]
+    table("Strict accuracy, %, by seconds a sample", ["circuit", *(f"at most {s}" for s in seconds)], cells)
 
 
 if __name__ == "__main__":
