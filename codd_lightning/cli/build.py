@@ -215,15 +215,21 @@ def decoding_config(config: DictConfig, decoder: DictConfig, circuit: Circuit | 
         raise UserError(f"commit_bound={decoder.commit_bound} of {decoder.proposal} needs a commit beside it")
     if decoder.commit_reads is not None:
         options["commit_reads"] = decoder.commit_reads
-    decoding = DecodingConfig(
-        proposal=decoder.proposal,
-        remasking=decoder.remasking,
-        eos=decoder.eos,
-        max_new_tokens=config.data.max_response_tokens,
-        steps=config.data.max_response_tokens,
-        block_length=config.data.block_length,
-        **options,
-    )
+    try:
+        decoding = DecodingConfig(
+            proposal=decoder.proposal,
+            remasking=decoder.remasking,
+            eos=decoder.eos,
+            max_new_tokens=config.data.max_response_tokens,
+            steps=config.data.max_response_tokens,
+            block_length=config.data.block_length,
+            **options,
+        )
+    except UserError as error:
+        if decoder.commit is None and decoder.commit_reads is None:
+            raise
+        own = str(error).replace("decoding.commit", "commit")  # they are the decoder's own
+        raise UserError(f"decoder {decoder.proposal}: {own}") from None
     if not tuned or decoder.proposal == "factorized":
         return decoding
     chosen = tuned_for(circuit, decoding)

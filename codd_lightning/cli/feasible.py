@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from codd_lightning.cli.build import Experiment
+from codd_lightning.cli.build import Experiment, decoding_config
 from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.cli.tuned import label_of
 from codd_lightning.cli.world import require_devices, require_world
-from codd_lightning.decoding import choose_proposal
+from codd_lightning.decoding import DecodingConfig, choose_proposal
 from codd_lightning.diffusion import CANVASES
 from codd_lightning.errors import UserError
 from codd_lightning.modules import BackboneModule, CircuitModule
@@ -50,6 +51,8 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
     for name, callback in callbacks_of(config):
         if "decoders" in callback and not callback.decoders:
             raise UserError(f"callbacks.{name}.decoders is empty: name at least one, or use callbacks=none")
+        decoders = [decoding_config(config, decoder, experiment.circuit) for decoder in callback.get("decoders", [])]
+        _check_decoders(f"callbacks.{name}.decoders", decoders, experiment)
         _check_budgets(config, f"callbacks.{name}", callback.get("steps_per_block", []))
         require_examples(f"callbacks.{name}.examples", callback.get("examples", 0), experiment, "validation")
     if not experiment.initialization.leaves_as_made:
@@ -74,26 +77,39 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
 
 def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:
     _check_budgets(config, "evaluation", config.evaluation.steps_per_block)
+    if config.evaluation.sample_likelihood and not (config.evaluation.examples and experiment.decoders):
+        raise UserError("evaluation.sample_likelihood=true needs samples: evaluation.examples and evaluation.decoders")
     if config.evaluation.likelihood_canvas not in (*CANVASES, "mixed"):
         known = ", ".join((*CANVASES, "mixed"))
         raise UserError(f"evaluation.likelihood_canvas={config.evaluation.likelihood_canvas} is not one of {known}")
     budgets = list(config.evaluation.steps_per_block)
     if len(set(budgets)) < len(budgets):
         raise UserError(f"evaluation.steps_per_block={budgets} names a budget twice")
-    named = [(d.proposal, d.remasking, d.eos, d.commit, d.commit_bound, d.commit_reads) for d in experiment.decoders]
-    for option, values in (("decoders", named), ("templates", list(config.evaluation.templates))):
-        if len(set(values)) < len(values):
-            raise UserError(f"evaluation.{option} names one twice, and their rows could not be told apart: {values}")
+    _check_decoders("evaluation.decoders", experiment.decoders, experiment)
+    templates = list(config.evaluation.templates)
+    if len(set(templates)) < len(templates):
+        raise UserError(f"evaluation.templates names one twice, and their rows could not be told apart: {templates}")
     for template in config.evaluation.templates:
         if template not in experiment.data.templates:
             known = ", ".join(experiment.data.templates)
             raise UserError(f"evaluation.templates: {template} is not one of {known}")
-    for decoder in experiment.decoders:
-        if decoder.proposal not in (None, "factorized") and experiment.circuit is None:
-            raise UserError(f"evaluation.decoders: {decoder.proposal} needs a circuit, and circuit=none")
-        choose_proposal(decoder, experiment.circuit)
     if config.evaluation.examples and not config.evaluation.steps_per_block and experiment.decoders:
         raise UserError("evaluation.steps_per_block=[] measures nothing: name a budget, or evaluation.examples=0")
+
+
+def _check_decoders(option: str, decoders: Sequence[DecodingConfig], experiment: Experiment) -> None:
+    """Refuses decoders that need what the circuit has not, or whose rows could not be told apart."""
+    for decoder in decoders:
+        if decoder.proposal not in (None, "factorized") and experiment.circuit is None:
+            raise UserError(f"{option}: {decoder.proposal} needs a circuit, and circuit=none")
+        try:
+            choose_proposal(decoder, experiment.circuit)
+        except UserError as error:
+            raise UserError(f"{option}: {error}") from None
+    labels = [label_of(decoder) for decoder in decoders]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise UserError(f"{option} names {twice[0]} twice, and their rows could not be told apart")
 
 
 def _check_precision(config: DictConfig) -> None:

@@ -118,6 +118,9 @@ def say(rows: Sequence[Row]) -> None:
     for measured in rows:
         if "head" in measured:
             log.info("%s, %s: %.4f %s", measured["name"], measured["head"], measured["value"], measured["unit"])
+        if measured["name"] == "nll_of_samples":
+            label = f"{series_label(measured)}, {measured['steps_per_block']} steps"
+            log.info("samples of %s: %.3f nats a token, by the backbone one at a time", label, measured["value"])
         if measured["name"] == "strict_accuracy_spread":
             label = f"{series_label(measured)}, {measured['steps_per_block']} steps"
             log.info("strict accuracy over templates, %s: spread %s %%", label, percent(measured))

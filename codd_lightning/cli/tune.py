@@ -28,7 +28,7 @@ from codd_lightning.evaluation import (
     accuracy_rows,
     decoder_label,
     render,
-    setting_of,
+    settings_of,
 )
 from codd_lightning.evaluation.samples import Sample
 from codd_lightning.evaluation.tables import percent
@@ -72,10 +72,16 @@ def tune(config: DictConfig) -> dict[str, Choice]:
         experiment.task,
         experiment.data.dataset(SPLIT),
         [
-            setting_of(decoder.replace(gamma=gamma, tau=tau), budget, experiment.circuit, gamma=gamma, tau=tau)
+            setting
             for decoder in decoders
-            for budget in options.steps_per_block
             for gamma, tau in grid
+            for setting in settings_of(
+                decoder.replace(gamma=gamma, tau=tau),
+                options.steps_per_block,
+                experiment.circuit,
+                gamma=gamma,
+                tau=tau,
+            )
         ],
         examples=options.examples,
         batch_size=config.evaluation.batch_size,
@@ -90,7 +96,7 @@ def tune(config: DictConfig) -> dict[str, Choice]:
             folder.hold()
         manifest = begin(config, run, experiment, folder)
         rows = _decode(evaluation, experiment, config.trainer.progress_bar)
-        choices = _choose(rows, len(options.steps_per_block), grid)
+        choices = _choose(rows, grid)
         keep(config, run, experiment, folder, manifest, rows, SPLIT)
         _say(rows, choices)
         _write(Path(str(trained.circuit.path_or_repo)), experiment.circuit, choices)
@@ -114,10 +120,11 @@ def _decode(evaluation: FewStepEvaluation, experiment: Experiment, show: bool) -
     return [row for decoded in samples.values() for row in accuracy_rows(decoded, SPLIT)]
 
 
-def _choose(rows: Sequence[Row], budgets: int, grid: Sequence[tuple[float, float]]) -> dict[str, Choice]:
+def _choose(rows: Sequence[Row], grid: Sequence[tuple[float, float]]) -> dict[str, Choice]:
     chosen: dict[str, Choice] = {}
     for label in dict.fromkeys(decoder_label(row) for row in rows):
         mine = [row for row in rows if decoder_label(row) == label]
+        budgets = len({row["steps_per_block"] for row in mine})
         scores = []
         for place, (gamma, tau) in enumerate(grid):
             here = [row for row in mine if (row["gamma"], row["tau"]) == (gamma, tau)]

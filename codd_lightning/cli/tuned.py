@@ -3,11 +3,13 @@
 from codd_lightning.circuits import Circuit
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.evaluation.rows import decoder_label
+from codd_lightning.evaluation.settings import rule_labels
 
 
 def label_of(decoder: DecodingConfig) -> str:
     """The name under which a circuit keeps what was chosen for a decoder."""
-    return decoder_label({"decoder": decoder.proposal, "remasking": decoder.remasking, "eos": decoder.eos})
+    labels = {"decoder": decoder.proposal, "remasking": decoder.remasking, "eos": decoder.eos}
+    return decoder_label({**labels, **rule_labels(decoder)})
 
 
 def tuned_for(circuit: Circuit | None, decoder: DecodingConfig) -> dict[str, float] | None:

@@ -132,6 +132,8 @@ class DecodingConfig:
         if self.commit == "quota":
             if self.commit_bound is not None:
                 raise UserError(f"decoding.commit_bound={self.commit_bound} has no effect with decoding.commit=quota")
+            if self.commit_reads != "backbone":
+                raise UserError(f"decoding.commit_reads={self.commit_reads} has no effect with decoding.commit=quota")
             return
         if self.commit_bound is None:
             raise UserError(f"decoding.commit={self.commit} needs a decoding.commit_bound")

@@ -53,8 +53,8 @@ def decoder_label(measured: Row) -> str:
     if measured.get("eos", "any") != "any":
         label += f"_eos_{measured['eos']}"
     if measured.get("commit") is not None:
-        reads = "_circuit" if measured["commit_reads"] == "circuit" else ""
-        bound = f"_{measured['commit_bound']:g}" if "commit_bound" in measured else ""
+        reads = "_circuit" if measured.get("commit_reads") == "circuit" else ""
+        bound = f"_{measured['commit_bound']}" if "commit_bound" in measured else ""
         label += f"_{measured['commit']}{reads}{bound}"
     return label
 

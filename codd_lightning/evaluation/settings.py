@@ -43,7 +43,7 @@ def setting_of(
         "decoder": decoder.proposal or ("factorized" if circuit is None else "any_order"),
         "remasking": decoder.remasking,
         "eos": decoder.eos,
-        **_rule(decoder),
+        **rule_labels(decoder),
         **labels,
         "steps_per_block": steps_per_block,
     }
@@ -52,7 +52,7 @@ def setting_of(
     return Setting(decoder.replace(steps=steps_per_block * decoder.blocks), named, template)
 
 
-def _rule(decoder: DecodingConfig) -> dict[str, Any]:
+def rule_labels(decoder: DecodingConfig) -> dict[str, Any]:
     """The labels of a commit rule; none of a quota."""
     names = ("commit", "commit_bound", "commit_reads")
     return {} if decoder.commit == "quota" else {name: getattr(decoder, name) for name in names}

@@ -128,5 +128,5 @@ def test_what_it_cannot_answer_is_refused() -> None:
         sampler.expected_counts(one)
     with pytest.raises(EvidenceError, match="there are none"):
         sampler.next_tokens(Evidence.nothing_known(1, L, V))
-    with pytest.raises(CircuitError, match="width=20"):
+    with pytest.raises(CircuitError, match=r"circuit\.width=20"):
         SamplerHead(V, L, D, width=20)

@@ -50,6 +50,25 @@ def test_a_decoder_has_a_commit_rule_of_its_own() -> None:
         build(compose_experiment("smoke", [alone]))
 
 
+@pytest.mark.parametrize(
+    ("decoders", "said"),
+    [
+        ("[{proposal: any_order, commit_reads: circuit}]", "commit_reads=circuit has no effect with commit=quota"),
+        ("[{proposal: any_order, commit: threshold}]", "decoder any_order: commit=threshold needs a commit_bound"),
+    ],
+)
+def test_a_wrong_commit_rule_is_named_as_the_decoders_own(decoders: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build(compose_experiment("smoke", [f"evaluation.decoders={decoders}"]))
+
+
+def test_decoders_of_callbacks_are_checked_before_a_run() -> None:
+    chosen = "callbacks.few_step_reasoning.decoders=[{proposal: map}]"
+    config = compose_experiment("smoke", ["circuit=sampler_head", "callbacks=few_step_reasoning", chosen])
+    with pytest.raises(UserError, match=r"callbacks\.few_step_reasoning\.decoders: .*proposal=map reads latent states"):
+        require_feasible(config, build(config))
+
+
 def test_what_reads_latent_states_is_refused_of_a_sampler_head() -> None:
     options = ["circuit=sampler_head", "evaluation.decoders=[{proposal: map}]"]
     config = compose_experiment("smoke", options)

@@ -169,7 +169,7 @@ def test_two_commands_do_not_work_in_one_folder(
     [
         (["trainer.devices=999"], "trainer.devices=999 is more than"),
         (["evaluation.steps_per_block=[4,4]"], "names a budget twice"),
-        (["evaluation.decoders=[{proposal: latent},{proposal: latent}]"], "evaluation.decoders names one twice"),
+        (["evaluation.decoders=[{proposal: latent},{proposal: latent}]"], "evaluation.decoders names latent twice"),
     ],
 )
 def test_what_could_not_work_is_refused_first(

@@ -142,6 +142,9 @@ def test_results_with_a_wrong_value_are_named_and_left_out(
         ({"steps_per_block": "4"}, "steps_per_block is '4'"),
         ({"nfe": "few"}, "nfe is 'few'"),
         ({"gamma": [1]}, "gamma is [1]"),
+        ({"commit_bound": "high"}, "commit_bound is 'high'"),
+        ({"commit_bound": None}, "commit_bound is None"),
+        ({"commit": 3}, "commit is 3"),
     ],
 )
 def test_rows_with_a_wrong_value_are_named_and_their_run_left_out(
@@ -322,3 +325,19 @@ def test_settings_are_those_that_the_figures_were_measured_with(tmp_path: Path) 
     text = (tmp_path / "report" / "report.md").read_text()
     found = {number for number in ("8", "12", "30", "40") if f"evaluation.examples={number}" in text}
     assert found == {"8", "30"}
+
+
+def test_what_none_beats_over_all_circuits(tmp_path: Path) -> None:
+    def measured(value: float, passes: float, **labels: Any) -> dict[str, Any]:
+        named = {"decoder": "any_order", "steps_per_block": 4, "nfe": passes, **labels}
+        return row("strict_accuracy", value, value - 0.1, value + 0.1, 10, "fraction", "test", **named)
+
+    rule = {"commit": "joint", "commit_bound": 0.5, "commit_reads": "circuit"}
+    write_run(tmp_path / "plain", [measured(0.4, 4.0), measured(0.9, 8.0)])
+    write_run(tmp_path / "other", [measured(0.5, 4.0, **rule), measured(0.8, 9.0)])  # without seconds
+    assert main(["report", str(tmp_path)]) == 0
+    report = (tmp_path / "report" / "report.md").read_text()
+    table = report.partition("## What none beats")[2].partition("##")[0]
+    lines = [line.split(" | ") for line in table.splitlines() if "any\\_order" in line or "any_order" in line]
+    assert [(cells[1], cells[2]) for cells in lines] == [("4.0", "other"), ("8.0", "plain")]
+    assert "joint" in lines[0][3]

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from codd_lightning.backbones import load_backbone
-from codd_lightning.circuits import load_circuit
+from codd_lightning.circuits import HMM, load_circuit
 from codd_lightning.cli.main import main
 from codd_lightning.cli.tune import _choose
+from codd_lightning.cli.tuned import label_of, tuned_for
+from codd_lightning.decoding import DecodingConfig
 from codd_lightning.evaluation import Remembering
 
 from .small import SMALL
@@ -80,10 +82,24 @@ def test_the_best_is_best_over_all_budgets_and_equals_go_to_the_first() -> None:
     rows = [*row(1.0, 0.0, 1, 0.2, 0.5), *row(1.0, 0.0, 4, 0.6, 0.5)]  # 0.4
     rows += [*row(1.0, 1.0, 1, 0.1, 0.5), *row(1.0, 1.0, 4, 0.9, 0.5)]  # 0.5
     rows += [*row(0.5, 0.0, 1, 0.5, 0.5), *row(0.5, 0.0, 4, 0.5, 0.5)]  # 0.5 too, and later
-    choice = _choose(rows, 2, grid)["any_order"]
+    choice = _choose(rows, grid)["any_order"]
     assert (choice["gamma"], choice["tau"], choice["strict_accuracy"]) == (1.0, 1.0, 0.5)
     rows[-1]["value"] = 0.9  # a better flexible accuracy decides between equals
-    assert _choose(rows, 2, grid)["any_order"]["gamma"] == 0.5
+    assert _choose(rows, grid)["any_order"]["gamma"] == 0.5
+
+
+def test_a_commit_rule_is_chosen_under_a_name_of_its_own() -> None:
+    plain = DecodingConfig(proposal="any_order")
+    rule = plain.replace(commit="threshold", commit_bound=0.9999998)
+    other = rule.replace(commit_bound=0.9999999)
+    assert len({label_of(plain), label_of(rule), label_of(other)}) == 3
+    circuit = HMM(2, 4, 4)
+    circuit.tuned = {label_of(rule): {"gamma": 0.5, "tau": 0.0}}
+    assert tuned_for(circuit, rule) == {"gamma": 0.5, "tau": 0.0}
+    assert tuned_for(circuit, plain) is None
+    labels = {"commit": "threshold", "commit_bound": 0.5, "commit_reads": "backbone"}
+    chosen = _choose([{**each, **labels} for each in row(1.0, 0.0, 32, 0.5, 0.5)], [(1.0, 0.0)])
+    assert [choice["strict_accuracy"] for choice in chosen.values()] == [0.5]
 
 
 def test_a_remembering_backbone_answers_as_the_backbone_and_asks_once() -> None:

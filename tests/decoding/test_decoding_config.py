@@ -37,6 +37,7 @@ from codd_lightning.errors import UserError
         ({"commit": "all"}, ["commit", "all", "entropy_bound"]),
         ({"commit": "threshold"}, ["commit", "threshold", "commit_bound"]),
         ({"commit_bound": 0.5}, ["commit_bound", "0.5", "no effect"]),
+        ({"commit_reads": "circuit"}, ["commit_reads", "circuit", "no effect", "quota"]),
         ({"commit": "factor", "commit_bound": -1.0}, ["commit_bound", "-1.0"]),
         ({"commit": "factor", "commit_bound": 1.0, "schedule": "times"}, ["schedule", "times", "no effect"]),
         (

@@ -63,10 +63,10 @@ class SamplerHead(Circuit):
         sizes = {"vocab_size": vocab_size, "block_length": block_length, "hidden_size": hidden_size}
         self._options = {"width": width, "layers": layers, "rank": rank}
         for name, size in {**sizes, **self._options}.items():
-            if size < 1:
-                raise CircuitError(f"{name} must be at least 1, not {size}")
+            if not isinstance(size, int) or size < 1:
+                raise CircuitError(f"{name} must be a whole number of at least 1, not {size!r}")
         if width % HEAD_WIDTH:
-            raise CircuitError(f"width={width} must be a multiple of {HEAD_WIDTH} (the width of a head)")
+            raise CircuitError(f"circuit.width={width} must be a multiple of {HEAD_WIDTH} (the width of a head)")
         self.vocab_size, self.block_length, self.hidden_size = vocab_size, block_length, hidden_size
         self.adapter = Adapter(hidden_size, block_length, width, layers)
         self.known = nn.Embedding(vocab_size, width)

@@ -18,7 +18,7 @@ LARGEST = 1e300
 OF_YAML = (LookupError, TypeError, AttributeError, OverflowError)  # at values such as `!!bool x`
 DEEPEST = 64  # of what is read: no run of ours nests a tenth of it
 # What rows may say of a setting and its cost, in numbers.
-NUMBERS = ("nfe", "seconds_per_sample", "tpf", "gamma", "tau")
+NUMBERS = ("nfe", "seconds_per_sample", "tpf", "gamma", "tau", "commit_bound")
 Record = dict[str, Any]
 Key = tuple[Any, ...]
 
@@ -188,6 +188,9 @@ def _fault(row: Any) -> str | None:
     for label in NUMBERS:
         if label in row and not _is_number(row[label]):
             return f"{label} is {_short(row[label])}, not a number"
+    for label in ("decoder", "commit", "commit_reads"):
+        if label in row and not isinstance(row[label], str):
+            return f"{label} is {_short(row[label])}, not a text"
     ratio = row.get("mask_ratio")
     if ratio is not None and not (isinstance(ratio, list) and len(ratio) == 2 and all(map(_is_number, ratio))):
         return f"mask_ratio is {_short(ratio)}, not two numbers"

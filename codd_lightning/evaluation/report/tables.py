@@ -100,12 +100,17 @@ def front_table(runs: Sequence[Run]) -> Table:
                     Cell(run.name),
                     Cell(series_label(row)),
                     Cell(_percent(row), row["value"], _samples_of(run, row)),
-                    Cell(f"{row['seconds_per_sample']:.3f}", row["seconds_per_sample"]),
+                    _seconds(row),
                 ]
             )
     note = "Of all settings of an experiment's runs those that no other beats: at most as many passes, as accurate."
     header = ["experiment", "passes", "run", "decoder", "strict accuracy, %", "seconds per sample"]
     return Table("What none beats", header, rows, note, {1, 4, 5})
+
+
+def _seconds(row: Row) -> Cell:
+    seconds = row.get("seconds_per_sample")
+    return Cell("") if seconds is None else Cell(f"{seconds:.3f}", seconds)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
