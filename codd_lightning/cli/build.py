@@ -130,7 +130,8 @@ def _circuit(config: DictConfig, backbone: Backbone, data: TaskDataModule) -> Ci
 
     limit = config.circuit.get("max_parameters")
     if limit is not None:
-        sizes["num_states"] = most_states(lambda states: made(num_states=states), limit)
+        each = config.circuit.get("roles") or 1  # states come in groups of one size
+        sizes["num_states"] = each * most_states(lambda states: made(num_states=each * states), limit)
     return made()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from codd_lightning.circuits import CircuitError, Seen
+from codd_lightning.circuits import CircuitError, ContextualHMM, Seen
 from codd_lightning.cli.build import build
 from codd_lightning.cli.compose import EXPERIMENTS, compose_experiment
 from codd_lightning.cli.feasible import require_feasible
@@ -89,3 +89,11 @@ def test_what_a_sampler_head_has_not_is_refused_before_a_run(option: str, said: 
     config = compose_experiment("smoke", ["circuit=sampler_head", option])
     with pytest.raises(UserError, match=said):
         require_feasible(config, build(config))
+
+
+def test_a_limit_of_parameters_leaves_whole_roles() -> None:
+    limited = ["circuit=contextual_hmm", "circuit.roles=16", "circuit.max_parameters=185552"]
+    circuit = build(compose_experiment("smoke", limited)).circuit
+    assert isinstance(circuit, ContextualHMM)
+    assert circuit.num_states == 256
+    assert sum(p.numel() for p in circuit.parameters()) == 185552
