@@ -16,7 +16,7 @@ from codd_lightning.evaluation.parallelism import area_under_parallelism, aup_ro
 from codd_lightning.evaluation.remembering import Remembering
 from codd_lightning.evaluation.rows import Row, TakesResults, decoder_label, row, tag, write_results
 from codd_lightning.evaluation.samples import Sample, SampleFolder, write_samples
-from codd_lightning.evaluation.settings import setting_of, settings_of
+from codd_lightning.evaluation.settings import settings_of
 from codd_lightning.evaluation.subtasks import subtask_rows
 from codd_lightning.evaluation.tables import accuracy_table, likelihood_table, render
 from codd_lightning.evaluation.throughput import Spent, throughput_rows
@@ -47,7 +47,6 @@ __all__ = [
     "render",
     "row",
     "run_python",
-    "setting_of",
     "settings_of",
     "side_by_side",
     "subtask_rows",

@@ -30,15 +30,17 @@ def settings_of(
     template: str | None = None,
     **labels: Any,
 ) -> list[Setting]:
-    """A decoder at each step budget; one whose commit rule decides itself once, at the most steps that it may take."""
+    """A decoder at each step budget; one whose commit rule decides itself once, at the most steps that it may take.
+
+    Further labels tell it from the same one with other options.
+    """
     budgets = steps_per_block if decoder.commit == "quota" else [decoder.block_length]
-    return [setting_of(decoder, budget, circuit, template, **labels) for budget in budgets]
+    return [_setting(decoder, budget, circuit, template, **labels) for budget in budgets]
 
 
-def setting_of(
+def _setting(
     decoder: DecodingConfig, steps_per_block: int, circuit: Circuit | None, template: str | None = None, **labels: Any
 ) -> Setting:
-    """A decoder at a step budget; further labels tell it from the same one with other options."""
     named = {
         "decoder": decoder.proposal or ("factorized" if circuit is None else "any_order"),
         "remasking": decoder.remasking,

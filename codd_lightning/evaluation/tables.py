@@ -19,13 +19,13 @@ def accuracy_table(rows: Sequence[Row], metric: str = "strict_accuracy", title: 
     table.add_column("decoder")
     for budget in budgets:
         table.add_column(str(budget), justify="right")
+    if by_rule:
+        table.add_column("as many as its commit rule takes", justify="right")
     for label in dict.fromkeys(series_label(row) for row in measured):
         cells = {row["steps_per_block"]: percent(row) for row in measured if series_label(row) == label}
         table.add_row(label, *(cells.get(budget, "") for budget in budgets))
-    if by_rule:
-        table.add_column("as many as its commit rule takes")
-        for row in by_rule:
-            table.add_row(series_label(row), *[""] * len(budgets), f"{percent(row)} in {row['nfe']:.1f} passes")
+    for row in by_rule:
+        table.add_row(series_label(row), *[""] * len(budgets), f"{percent(row)} in {row['nfe']:.1f} passes")
     return table
 
 

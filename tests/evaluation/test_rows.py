@@ -97,3 +97,11 @@ def test_likelihood_tables_show_each_mask_ratio() -> None:
     assert text.index("0.50–0.75") < text.index("0.75–1.00")
     assert "0.125 (0.100–0.150)" in text
     assert "any_order" not in text
+
+
+def test_a_commit_rule_stands_in_the_table_with_its_passes_and_no_step_budget() -> None:
+    rule = {"commit": "joint", "commit_bound": 0.5, "commit_reads": "circuit", "steps_per_block": 32, "nfe": 7.25}
+    lines = render(accuracy_table([accuracy(), accuracy(0.7, **rule)])).splitlines()
+    (line,) = [line for line in lines if "any_order_joint_circuit_0.5" in line]
+    assert "70.0 (60.0–80.0) in 7.2 passes" in line
+    assert not any("32" in cell for cell in lines)
