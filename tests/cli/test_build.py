@@ -19,6 +19,17 @@ def test_a_shipped_experiment_builds(name: str) -> None:
     require_feasible(config, build(config))
 
 
+@pytest.mark.parametrize(
+    ("task", "limit", "decoders"), [("worded_sums", 185552, 33), ("lists", 185552, 33), ("gsm8k", 1300000, 0)]
+)
+def test_rivals_is_one_grid_over_tasks(task: str, limit: int, decoders: int) -> None:
+    config = compose_experiment("rivals", [f"rivals={task}", "circuit=sampler_head"])
+    assert len(config.evaluation.decoders) == decoders
+    assert config.optimizer.lr == 1e-2  # the sampler head's own, whatever the task
+    assert config.circuit.max_parameters == limit
+    assert (config.backbone.path_or_repo == "codd_tiny") == (task == "worded_sums")
+
+
 def test_a_circuit_of_the_tokens_seen_has_those_of_the_training_responses() -> None:
     built = build(compose_experiment("smoke", ["circuit.vocabulary=seen", "circuit.num_states=8"]))
     assert isinstance(built.circuit, Seen)
