@@ -10,7 +10,7 @@ from codd_lightning.circuits.circuit import (
 )
 from codd_lightning.circuits.closed_form import insertion_hmm, permutation_hmm, replacement_hmm
 from codd_lightning.circuits.context import Context, Reads
-from codd_lightning.circuits.contextual import ContextualHMM, SamplerHead
+from codd_lightning.circuits.contextual import ContextualHMM, SamplerHead, SegmentedHMM
 from codd_lightning.circuits.em import EM, Anemone, CountingOptimizer
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
@@ -52,6 +52,7 @@ __all__ = [
     "Roles",
     "SamplerHead",
     "Seen",
+    "SegmentedHMM",
     "Tree",
     "beam_search",
     "best_completion",

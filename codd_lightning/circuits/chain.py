@@ -95,10 +95,7 @@ class _LogNormalizer(torch.autograd.Function):
             messages = incoming[before] * scores[:, before].transpose(0, 1)  # a_{i-1}
             messages *= inverse[before]
             here = outgoing[first - start : end - start]
-            if transitions.shared:
-                grad_transition[0].addmm_(messages.flatten(0, 1).T, here.flatten(0, 1))
-            else:
-                torch.bmm(messages.transpose(1, 2), here, out=grad_transition[before])
+            transitions.add_gradient(grad_transition, messages, here, before)
         grad_scores *= grad[:, None]
         return outgoing[0].sum(0), grad_transition, grad_scores, None
 

@@ -34,6 +34,8 @@ class Evidence(Carried):
         absent: `(B, L)` bool; None where every position is part of its block.
         latent_potentials: `(B, L, N)`, log potentials over the circuit's latent states, which both
             the score of a completion and its normaliser carry (paper, appendix E.1); None for none.
+        log_emission: `(B, V, N)`, what each state emits in this context, instead of the circuit's emissions; None for
+            those.
         roles: weights of their own for groups of states (appendix E.2); None where all states read the same.
         context: what potentials and roles are still to be made of, by a circuit that reads it; None for none.
     """
@@ -46,6 +48,7 @@ class Evidence(Carried):
     tail: Tensor | None = None
     absent: Tensor | None = None
     latent_potentials: Tensor | None = None
+    log_emission: Tensor | None = None
     roles: Roles | None = None
     context: Context | None = None
 
@@ -168,6 +171,13 @@ class Evidence(Carried):
             roles = dataclasses.replace(roles, log_gain=gain)
         return dataclasses.replace(
             self, tokens=torch.where(where, tokens, self.tokens), observed=self.observed | where, roles=roles
+        )
+
+    def alone(self) -> "Evidence":
+        """The same blocks with nothing known and every token of weight 1: what a circuit makes of the context alone."""
+        even = self.weights.new_ones(()).expand(*self.tokens.shape, self.vocab_size)
+        return dataclasses.replace(
+            self, observed=torch.zeros_like(self.observed), weights=even, token_ids=None, tail=None
         )
 
     def read_by(self, role: int | Tensor) -> "Evidence":

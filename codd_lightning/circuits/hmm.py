@@ -96,8 +96,12 @@ class HMM(LatentCircuit):
     def _messages(self, tables: Tables, scores: Tensor) -> ChainMessages:
         return ChainMessages(self._chain(tables, scores.clone()))
 
-    @staticmethod
-    def _chain(tables: Tables, scores: Tensor) -> Chain:
+    @property
+    def state_groups(self) -> list[Tensor]:
+        """Groups of states that are alike in kind: only within one may a state become a copy of another."""
+        return list(torch.arange(self.num_states).chunk(max(self.num_roles, 1)))
+
+    def _chain(self, tables: Tables, scores: Tensor) -> Chain:
         # packed once for as long as the tables stand
         transitions = tables.prepared.setdefault("transitions", Transitions(tables.latent["transition"]))
         return Chain(tables.latent["initial"], transitions, scores)

@@ -79,13 +79,14 @@ class LatentCircuit(Circuit):
         return self._log_normalizer(tables, scores) + log_scales.sum(-1)
 
     def log_partition(self, evidence: Evidence) -> Tensor:
-        tables, evidence = self._tables(), self.prepare(evidence)
+        evidence = self.prepare(evidence)
+        tables = self._tables_for(evidence)
         scores, log_scales = self._scores(tables, evidence)
         _require_mass(log_scales)
         return self._log_normalizer(tables, scores) + log_scales.sum(-1)
 
     def _log_sum(self, evidence: Evidence) -> Tensor:
-        return self._log_sum_of(self._tables(), evidence)
+        return self._log_sum_of(self._tables_for(evidence), evidence)
 
     def _log_sum_of(self, tables: Tables, evidence: Evidence) -> Tensor:
         scores, log_scales = self._scores(tables, evidence)
@@ -94,7 +95,8 @@ class LatentCircuit(Circuit):
     def posterior(self, evidence: Evidence) -> Posterior:
         if not evidence.batch_size:
             raise CircuitError("evidence for no blocks leaves no posterior")
-        tables, evidence = self._tables(), self.prepare(evidence)
+        evidence = self.prepare(evidence)
+        tables = self._tables_for(evidence)
         scores, log_scales = self._scores(tables, evidence)
         _require_mass(log_scales)
         with torch.no_grad():
@@ -107,7 +109,7 @@ class LatentCircuit(Circuit):
         dtype = torch.promote_types(self.emission_logits.dtype, torch.float32)
         with torch.enable_grad():
             leaves = {
-                name: self._parameter(name).detach().log_softmax(dim, dtype=dtype).requires_grad_()
+                name: self._logits(name).detach().log_softmax(dim, dtype=dtype).requires_grad_()
                 for name, dim in self.tables.items()
             }
             log_emission = leaves["emission"]
@@ -131,9 +133,10 @@ class LatentCircuit(Circuit):
         """Scores of the states, `(B, L, N)`, at most 1, and the logs of what they were divided by, `(B, L)`."""
         self._check_evidence(evidence)
         potentials = evidence.latent_potentials
-        if potentials is not None and potentials.shape[-1] != self.num_states:
+        num_states = tables.emission.shape[2]
+        if potentials is not None and potentials.shape[-1] != num_states:
             raise CircuitError(
-                f"latent_potentials over {potentials.shape[-1]} states do not fit a circuit of {self.num_states}"
+                f"latent_potentials over {potentials.shape[-1]} states do not fit a circuit of {num_states}"
             )
         soft = evidence.soft
         with torch.autocast(evidence.tokens.device.type, enabled=False):  # sums over V need float32
@@ -156,6 +159,14 @@ class LatentCircuit(Circuit):
     def _parameter(self, table: str) -> nn.Parameter:
         return self.get_parameter(f"{table}_logits")
 
+    def _logits(self, table: str) -> Tensor:
+        """A table's parameters, minus infinity where the structure has nothing."""
+        return self._parameter(table)
+
+    def _tables_for(self, evidence: Evidence) -> Tables:
+        """The tables that prepared evidence is read with."""
+        return self._tables()
+
     def _tables(self) -> Tables:
         """Normalised parameters; without gradients they are computed once per change of the parameters."""
         logits = [self._parameter(name) for name in self.tables]
@@ -173,11 +184,12 @@ class LatentCircuit(Circuit):
     def _normalized(self) -> Tables:
         dtype = torch.promote_types(self.emission_logits.dtype, torch.float32)  # of all sums
         # gradients are summed in float32; what is only read stays in the type that it is stored in
-        logits = self.emission_logits.to(dtype) if torch.is_grad_enabled() else self.emission_logits
+        logits = self._logits("emission")
+        logits = logits.to(dtype) if torch.is_grad_enabled() else logits
         log_normalizer, emission = normalized_emission(logits, dtype)
         latent = [name for name in self.tables if name != "emission"]
         return Tables(
-            latent={name: self._parameter(name).softmax(self.tables[name], dtype=dtype) for name in latent},
+            latent={name: self._logits(name).softmax(self.tables[name], dtype=dtype) for name in latent},
             emission=emission,
             emission_logits=logits,
             log_normalizer=log_normalizer,

@@ -114,8 +114,8 @@ class LatentPosterior(Posterior):
         if self._among is None:
             candidates = self._evidence.candidates
             assert candidates is not None, "asked only where there are some"
-            positions = torch.arange(candidates.shape[1], device=candidates.device).repeat(len(candidates))
-            among = self._tables.emission_among(candidates.flatten(0, 1), positions)
+            rows, positions = torch.ones_like(candidates[..., 0]).nonzero(as_tuple=True)
+            among = self._tables.emission_among(candidates.flatten(0, 1), rows, positions)
             self._among = among.unflatten(0, candidates.shape[:2])
         return self._among
 
@@ -130,7 +130,7 @@ class LatentPosterior(Posterior):
         for name, value, size in (("rows", row, len(self._scores)), ("tokens", token, self.circuit.vocab_size)):
             if int(value.min()) < 0 or int(value.max()) >= size:
                 raise CircuitError(f"{name} must lie in [0, {size}), not in [{int(value.min())}, {int(value.max())}]")
-        scores = self._tables.score_of(token, position)
+        scores = self._tables.score_of(token, row, position)
         if self._evidence.roles is not None:
             scores = scores * self._as_roles_read(row, position, token)
         if self._potentials is not None:
@@ -179,6 +179,7 @@ class LatentPosterior(Posterior):
         chosen = copy.copy(self)
         chosen._evidence = self._evidence.rows(index)
         chosen._messages = self._messages.rows(index)
+        chosen._tables = self._tables.rows(index)
         for name in ("_scores", "_tokens", "_observed"):
             setattr(chosen, name, getattr(self, name)[index])
         chosen._potentials = None if self._potentials is None else self._potentials[index]

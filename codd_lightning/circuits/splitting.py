@@ -18,7 +18,7 @@ def split_dead_states(circuit: HMM, usage: Tensor, generator: torch.Generator) -
     """Makes each dead state a copy of a busy one, which it shares incoming transitions with; in place.
 
     The busiest by `usage · (H(transition) + H(emission))` are split first, each at most once and by dead states of its
-    own role, so that the circuit's distribution changes by the noise between the halves alone. It is how an HMM that
+    own group, so that the circuit's distribution changes by the noise between the halves alone. It is how an HMM that
     left states behind early gets the use of them (state splitting: Ostendorf & Singer, 1997).
 
     Args:
@@ -40,9 +40,9 @@ def split_dead_states(circuit: HMM, usage: Tensor, generator: torch.Generator) -
     score = usage.to(spread) / usage.sum() * spread
     dead = usage < usage.sum() / (DEAD * circuit.num_states)
     split = 0
-    for role in torch.arange(circuit.num_states, device=usage.device).chunk(max(circuit.num_roles, 1)):
-        gone = role[dead[role]]
-        busy = role[~dead[role]]
+    for group in circuit.state_groups:
+        group = group.to(usage.device)
+        gone, busy = group[dead[group]], group[~dead[group]]
         busy = busy[score[busy].argsort(descending=True)][: len(gone)]
         gone = gone[: len(busy)]
         if not len(gone):

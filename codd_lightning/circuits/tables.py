@@ -91,8 +91,12 @@ class Tables:
             return torch.einsum("bln,lvn->blv", states, emission[: states.shape[1]].to(self.dtype))
         return torch.einsum("bn,bvn->bv", states, emission[positions].to(self.dtype))
 
-    def emission_among(self, candidates: Tensor, positions: Tensor) -> Tensor:
-        """`E(n, v)`, `(M, K, N)`, of `(M, K)` tokens at M positions."""
+    def rows(self, index: Tensor) -> "Tables":
+        """Those of some blocks: the same for all."""
+        return self
+
+    def emission_among(self, candidates: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """`E(n, v)`, `(M, K, N)`, of `(M, K)` tokens at M positions of M blocks."""
         rows = candidates + self.emission.shape[1] * positions[:, None] if self._per_position else candidates
         return F.embedding(rows, self.emission.flatten(0, 1)).to(self.dtype)
 
@@ -102,8 +106,8 @@ class Tables:
         places = places if self._per_position else torch.zeros_like(places)
         return self.emission[places, candidates, latents[..., None]].to(self.dtype)
 
-    def score_of(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """`E(n, x)`, `(M, N)`, of M tokens at their positions."""
+    def score_of(self, tokens: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """`E(n, x)`, `(M, N)`, of M tokens at their positions of their blocks."""
         places = positions if self._per_position else torch.zeros_like(positions)
         return self.emission[places, tokens].to(self.dtype)
 

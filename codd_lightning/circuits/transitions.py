@@ -32,19 +32,33 @@ class Transitions:
 
     def step(self, position: int) -> Tensor:
         """`(N, N)`: transition from `position` to the next."""
-        return self.table[0 if self.shared else position]
+        return self._matrix(position)
 
     def forward(self, messages: Tensor, position: int) -> Tensor:
         """`messages @ A`, `(B, N)`, where A leads from `position` to the next."""
         if self._packs:
             return _multiply(messages, self._packed)
-        return torch.mm(messages, self.step(position))
+        return torch.mm(messages, self._matrix(position))
 
     def backward(self, messages: Tensor, position: int) -> Tensor:
         """`messages @ Aᵀ`, `(B, N)`, where A leads from `position` to the next."""
         if self._packs:
             return _multiply(messages, self._packed_transpose)
-        return torch.mm(messages, self.step(position).T)
+        return torch.mm(messages, self._matrix(position).T)
+
+    def add_gradient(self, total: Tensor, messages: Tensor, outgoing: Tensor, steps: slice) -> None:
+        """Adds the gradient of the table, `Σ_b messagesᵀ outgoing` at each of some steps, to one like the table.
+
+        Args:
+            total: `(1, N, N)` or `(all steps, N, N)`.
+            messages: `(steps, B, N)`, before a transition.
+            outgoing: `(steps, B, N)`, after it.
+            steps: which.
+        """
+        if self.shared:
+            total[0].addmm_(messages.flatten(0, 1).T, outgoing.flatten(0, 1))
+        else:
+            torch.bmm(messages.transpose(1, 2), outgoing, out=total[steps])
 
     def incoming(self, position: int) -> Tensor:
         """`(N, N)`: `A[z, z']` at `[z', z]`, so that what leads into one state lies together."""
@@ -54,9 +68,12 @@ class Transitions:
         """`(N, N)`: the log of `incoming`."""
         return self._log_incoming if self.shared else masked_log(self.incoming(position)).contiguous()
 
+    def _matrix(self, position: int) -> Tensor:
+        return self.table[0 if self.shared else position]
+
     @cached_property
     def _incoming(self) -> Tensor:
-        return self.table[0].T.contiguous()
+        return self.step(0).T.contiguous()
 
     @cached_property
     def _log_incoming(self) -> Tensor:

@@ -123,6 +123,8 @@ def _circuit(config: DictConfig, backbone: Backbone, data: TaskDataModule) -> Ci
         sizes["hidden_size"] = hidden_size
     if seen is not None:
         sizes["vocab_size"] = len(seen) + 1
+    if (stop := config.circuit.get("stop")) is not None:
+        sizes["stop_token"] = _stop_token(stop, backbone)
 
     def made(**more: int) -> Circuit:
         circuit: Circuit = make(config.circuit, Circuit, "circuit", **{**sizes, **more})
@@ -133,6 +135,16 @@ def _circuit(config: DictConfig, backbone: Backbone, data: TaskDataModule) -> Ci
         each = config.circuit.get("roles") or 1  # states come in groups of one size
         sizes["num_states"] = each * most_states(lambda states: made(num_states=each * states), limit)
     return made()
+
+
+def _stop_token(text: str, backbone: Backbone) -> int:
+    if backbone.tokenizer is None:
+        raise UserError(f"circuit.stop={text} needs a backbone with a tokenizer")
+    tokens = backbone.tokenizer.encode(text, add_special_tokens=False)
+    if len(tokens) != 1:
+        raise UserError(f"circuit.stop={text} is {len(tokens)} tokens of this backbone, and must be one")
+    token: int = tokens[0]
+    return token
 
 
 def tokens_seen(data: TaskDataModule, vocab_size: int) -> list[int]:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import lightning as L
@@ -23,6 +24,14 @@ from codd_lightning.modules.optimizers import CountingRecipe, CyclicAdamW, Optim
 from codd_lightning.seeding import sample_generator
 
 log = logging.getLogger("codd_lightning")
+
+
+class Phase(Enum):
+    """What a circuit learns in a cycle of `CyclicAdamW`."""
+
+    STATIC = "its tables, as if there were no context"
+    ALONE = "the text by the context, as if the backbone said nothing of its tokens"
+    COUPLED = "the text by both"
 
 
 class CircuitModule(L.LightningModule):
@@ -106,17 +115,24 @@ class CircuitModule(L.LightningModule):
         return optimizer.cycle_of(self.global_step, int(self.trainer.estimated_stepping_batches))
 
     @property
-    def _heads_wait(self) -> bool:
-        """Whether only the tables are trained by now."""
+    def _phase(self) -> Phase:
         optimizer = self._optimizer
-        return isinstance(optimizer, CyclicAdamW) and self._cycle(optimizer)[0] < optimizer.static_cycles
+        if not isinstance(optimizer, CyclicAdamW):
+            return Phase.COUPLED
+        cycle = self._cycle(optimizer)[0]
+        if cycle < optimizer.static_cycles:
+            return Phase.STATIC
+        return Phase.ALONE if cycle < optimizer.static_cycles + optimizer.alone_cycles else Phase.COUPLED
 
     def training_step(self, batch: Batch | Blocks, batch_idx: int) -> Tensor | None:
         if self.conditional:
             blocks = self._blocks(batch, self.current_epoch, "training noise")
             weights = self.weight(blocks.noise)  # (M,)
-            if self._heads_wait:
+            if self._phase == Phase.STATIC:
                 blocks = dataclasses.replace(blocks, evidence=dataclasses.replace(blocks.evidence, context=None))
+            elif self._phase == Phase.ALONE:
+                blocks = dataclasses.replace(blocks, evidence=blocks.evidence.alone())
+                weights = torch.full_like(weights, 1 / self.noise.block_length)
         else:
             assert isinstance(batch, Batch), "clean text is never cached"
             blocks = clean_blocks(batch, self.noise.block_length, self.circuit.vocab_size)
@@ -128,7 +144,7 @@ class CircuitModule(L.LightningModule):
             else:
                 scores = self.circuit.log_prob(blocks.tokens)  # (M,)
         loss = -(weights * scores).sum() / blocks.examples
-        if self._heads_wait:  # gradients of 0, which ranks that exchange them need
+        if self._phase == Phase.STATIC:  # gradients of 0, which ranks that exchange them need
             heads = [p for name, p in self.circuit.named_parameters() if not is_log_distribution(name)]
             loss = loss + 0.0 * sum(p.sum() for p in heads)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=blocks.examples)

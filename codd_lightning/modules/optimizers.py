@@ -127,6 +127,8 @@ class CyclicAdamW(AdamW):
     Attributes:
         cycles: warm-ups and decays, as equal in length as can be.
         static_cycles: of those, the first ones, in which what depends on a context waits for the tables.
+        alone_cycles: those that follow, in which the circuit learns the text by the context alone, without what the
+            backbone says of each token: that leaves its heads little to learn from (see docs/contextual.md).
         head_lr: peak learning rate of what depends on a context; None for `lr`.
         split_dead_states: whether each cycle but the first begins with `codd_lightning.circuits.split_dead_states`.
 
@@ -136,14 +138,17 @@ class CyclicAdamW(AdamW):
 
     cycles: int = 4
     static_cycles: int = 1
+    alone_cycles: int = 0
     head_lr: float | None = None
     split_dead_states: bool = True
 
     def __post_init__(self) -> None:
-        if self.static_cycles >= self.cycles:
+        if self.static_cycles + self.alone_cycles >= self.cycles:
+            named = f"optimizer.static_cycles={self.static_cycles}"
+            if self.alone_cycles:
+                named += f" and optimizer.alone_cycles={self.alone_cycles} together"
             raise UserError(
-                f"optimizer.static_cycles={self.static_cycles} must be less than optimizer.cycles={self.cycles}: "
-                "what depends on a context would never learn"
+                f"{named} must be less than optimizer.cycles={self.cycles}: what depends on a context would never learn"
             )
 
     def cycle_of(self, step: int, total_steps: int) -> tuple[int, int, int]:

@@ -281,7 +281,8 @@ def test_a_beam_ranks_prefixes_by_their_exact_probability(structure: str, width:
         expected = beam_by_enumeration(pairs.completions, pairs.sequences, width)
         assert_close(found.log_prob[row, :alive], torch.tensor(expected, dtype=torch.float64), **CLOSE)
     if width == 1 and not scene.absent[:, 0].any():
-        assert torch.equal(found.tokens[:, 0, 0], before[:, 0].argmax(-1))
+        first = before[:, 0].gather(-1, found.tokens[:, 0, :1]).squeeze(-1)
+        assert_close(first, before[:, 0].amax(-1), **CLOSE)  # of two as probable either may come first
     assert_close(posterior.token_marginals(), before, **CLOSE)
 
 

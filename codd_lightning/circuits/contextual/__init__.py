@@ -2,5 +2,6 @@
 
 from codd_lightning.circuits.contextual.hmm import ContextualHMM
 from codd_lightning.circuits.contextual.sampler import SamplerHead
+from codd_lightning.circuits.contextual.segmented import SegmentedHMM
 
-__all__ = ["ContextualHMM", "SamplerHead"]
+__all__ = ["ContextualHMM", "SamplerHead", "SegmentedHMM"]

@@ -4,9 +4,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codd_lightning.circuits.context import Context
+from codd_lightning.circuits.context import Context, Reads
+from codd_lightning.circuits.errors import EvidenceError
+from codd_lightning.circuits.evidence import Evidence
 
 HEAD_WIDTH = 16  # of one head of the adapter's attention
+
+
+def require_context(context: Context, evidence: Evidence, hidden_size: int, reads: Reads) -> None:
+    """Refuses a context that does not fit its evidence, or lacks what a circuit reads.
+
+    Raises:
+        EvidenceError: hidden states of another shape, or none of what lies before the block.
+    """
+    shape = (*evidence.tokens.shape, hidden_size)
+    if tuple(context.hidden.shape) != shape:
+        raise EvidenceError(f"hidden states of shape {tuple(context.hidden.shape)} do not fit: {shape} is needed")
+    if reads == Reads.EVERYTHING_BEFORE and context.before is None:
+        raise EvidenceError("this circuit's adapter reads what lies before the block, and the context has none")
 
 
 class PlainFeatures(nn.Module):
@@ -36,37 +51,42 @@ class PlainFeatures(nn.Module):
 class Adapter(nn.Module):
     """Transformer layers of their own: block positions attend to each other and to everything before the block.
 
-    Positions of the block are told by an embedding; those before it by what the backbone made of them.
+    Positions of the block are told by an embedding; those before it by what the backbone made of them. Slots stand
+    beside the positions and ask something of the whole, each always the same.
 
     Args:
         hidden_size: D, of the backbone.
         block_length: L, the most positions of a block.
         width: W, a multiple of 16.
         layers: how many.
+        slots: S.
     """
 
-    def __init__(self, hidden_size: int, block_length: int, width: int, layers: int) -> None:
+    def __init__(self, hidden_size: int, block_length: int, width: int, layers: int, slots: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
         self.inward = nn.Linear(hidden_size, width)
         self.positions = nn.Parameter(torch.empty(block_length, width).normal_(0.0, 0.1))
         self.mask_ratio = nn.Parameter(torch.zeros(width))
+        self.slots = nn.Parameter(torch.empty(slots, width).normal_()) if slots else None
         self.layers = nn.ModuleList(Layer(width) for _ in range(layers))
         self.outward = nn.LayerNorm(width)
         self.size = width
 
     def forward(self, context: Context, mask_ratio: Tensor, known: Tensor | None = None) -> Tensor:
-        """`(B, L, W)`; arguments as of `PlainFeatures`, and `(B, L, W)` of what is known at each position."""
+        """`(B, L + S, W)`; arguments as of `PlainFeatures`, and `(B, L, W)` of what is known at each position."""
         dtype = self.positions.dtype
         states = self.inward(self.norm(context.hidden.to(dtype)))
         if known is not None:
             states = states + known
         states = states + self.positions[: states.shape[1]] + mask_ratio[:, None, None].to(dtype) * self.mask_ratio
+        if self.slots is not None:
+            states = torch.cat([states, self.slots.expand(len(states), -1, -1)], 1)
         before, visible = None, None
         if context.before is not None and context.present is not None:
             before = self.inward(self.norm(context.before.to(dtype)))
             own = context.present.new_ones(states.shape[:2])
-            visible = torch.cat([context.present, own], 1)[:, None, None]  # (B, 1, 1, S + L)
+            visible = torch.cat([context.present, own], 1)[:, None, None]  # (B, 1, 1, everything before + L + S)
         for layer in self.layers:
             states = layer(states, before, visible)
         result: Tensor = self.outward(states)

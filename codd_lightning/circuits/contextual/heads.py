@@ -24,9 +24,9 @@ def latent_potentials(kind: str, size: int, num_states: int, width: int) -> nn.M
     if kind == "none":
         return None
     if kind == "linear":
-        return _zero(nn.Linear(size, num_states))
+        return zero(nn.Linear(size, num_states))
     first = nn.Linear(size, width, bias=kind == "mlp")
-    last = _zero(nn.Linear(width, num_states))
+    last = zero(nn.Linear(width, num_states))
     return nn.Sequential(first, last) if kind == "low_rank" else nn.Sequential(first, nn.GELU(), last)
 
 
@@ -46,7 +46,7 @@ class EmissionRoles(nn.Module):
     def __init__(self, size: int, vocab_size: int, count: int, rank: int) -> None:
         super().__init__()
         self.count = count
-        self.role = _zero(nn.Linear(size, count * rank))
+        self.role = zero(nn.Linear(size, count * rank))
         self.tokens = nn.Parameter(torch.empty(vocab_size, rank).normal_())
 
     def forward(self, features: Tensor, evidence: Evidence) -> Roles:
@@ -75,7 +75,7 @@ def _quotient(log_values: Tensor, log_total: Tensor) -> Tensor:
     return found.clamp_min(torch.finfo(found.dtype).tiny).masked_fill(log_values == -torch.inf, 0.0)
 
 
-def _zero(layer: nn.Linear) -> nn.Linear:
+def zero(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

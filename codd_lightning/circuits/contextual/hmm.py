@@ -8,9 +8,9 @@ from torch import nn
 
 from codd_lightning.circuits.circuit import register_circuit
 from codd_lightning.circuits.context import Reads
-from codd_lightning.circuits.contextual.features import HEAD_WIDTH, Adapter, PlainFeatures
+from codd_lightning.circuits.contextual.features import HEAD_WIDTH, Adapter, PlainFeatures, require_context
 from codd_lightning.circuits.contextual.heads import LATENT, EmissionRoles, latent_potentials
-from codd_lightning.circuits.errors import CircuitError, EvidenceError
+from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.hmm import HMM
 
@@ -96,11 +96,7 @@ class ContextualHMM(HMM):
         if context is None:
             return evidence
         self._check_evidence(evidence)
-        shape = (*evidence.tokens.shape, self.hidden_size)
-        if tuple(context.hidden.shape) != shape:
-            raise EvidenceError(f"hidden states of shape {tuple(context.hidden.shape)} do not fit: {shape} is needed")
-        if self.reads == Reads.EVERYTHING_BEFORE and context.before is None:
-            raise EvidenceError("this circuit's adapter reads what lies before the block, and the context has none")
+        require_context(context, evidence, self.hidden_size, self.reads)
         with torch.autocast(evidence.tokens.device.type, enabled=False):  # so does every sum of a circuit
             features = self.features(context, evidence.soft.float().mean(-1))
             potentials = evidence.latent_potentials

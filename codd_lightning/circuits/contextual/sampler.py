@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from codd_lightning.circuits.circuit import Circuit, register_circuit
 from codd_lightning.circuits.context import Reads
-from codd_lightning.circuits.contextual.features import HEAD_WIDTH, Adapter
+from codd_lightning.circuits.contextual.features import HEAD_WIDTH, Adapter, require_context
 from codd_lightning.circuits.contextual.heads import EmissionRoles
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
@@ -90,9 +90,7 @@ class SamplerHead(Circuit):
             raise EvidenceError(
                 "a sampler head reads hidden states of the block and of what lies before: there are none"
             )
-        shape = (*evidence.tokens.shape, self.hidden_size)
-        if tuple(context.hidden.shape) != shape:
-            raise EvidenceError(f"hidden states of shape {tuple(context.hidden.shape)} do not fit: {shape} is needed")
+        require_context(context, evidence, self.hidden_size, self.reads)
         soft = evidence.soft
         unknown = soft if evidence.absent is None else soft | evidence.absent
         with torch.autocast(evidence.tokens.device.type, enabled=False):  # as the sums of a circuit

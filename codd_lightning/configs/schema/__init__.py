@@ -33,6 +33,7 @@ from codd_lightning.configs.schema.circuits import (
     MixtureCircuit,
     PretrainedCircuit,
     SamplerHeadCircuit,
+    SegmentedHMMCircuit,
     TreeCircuit,
 )
 from codd_lightning.configs.schema.data import (
@@ -99,6 +100,7 @@ def register() -> None:
         ("backbone", "exact_schema", ExactBackbone),
         ("circuit", "hmm_schema", HMMCircuit),
         ("circuit", "contextual_hmm_schema", ContextualHMMCircuit),
+        ("circuit", "segmented_hmm_schema", SegmentedHMMCircuit),
         ("circuit", "mixture_schema", MixtureCircuit),
         ("circuit", "tree_schema", TreeCircuit),
         ("circuit", "sampler_head_schema", SamplerHeadCircuit),

@@ -38,6 +38,27 @@ class ContextualHMMCircuit:
 
 
 @dataclass
+class SegmentedHMMCircuit:
+    """HMM that counts sentences, and in each says what the backbone's hidden states let it say.
+
+    A sentence ends with `stop`, one token of the backbone's.
+    """
+
+    _target_: str = "codd_lightning.circuits.SegmentedHMM"
+    num_states: int = ranged(256, minimum=1)
+    max_parameters: int | None = ranged(None, minimum=1)
+    vocabulary: str = "all"
+    stop: str = "."
+    segments: int = ranged(4, minimum=1)
+    stop_states: int = ranged(4, minimum=1)
+    slots: int = ranged(6, minimum=1)
+    slot_rank: int = ranged(16, minimum=1)
+    latent_width: int = ranged(64, minimum=1)
+    adapter_width: int = ranged(64, minimum=16)
+    adapter_layers: int = ranged(1, minimum=1)
+
+
+@dataclass
 class MixtureCircuit:
     """Mixture of fully factorized components: the HMM without its chain."""
 

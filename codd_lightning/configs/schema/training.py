@@ -60,6 +60,7 @@ class CyclicAdamW(AdamW):
     _target_: str = "codd_lightning.modules.CyclicAdamW"
     cycles: int = ranged(4, minimum=1)
     static_cycles: int = ranged(1, minimum=0)
+    alone_cycles: int = ranged(0, minimum=0)
     head_lr: float | None = ranged(None, above=0.0)
     split_dead_states: bool = True
 

@@ -1,0 +1,201 @@
+"""The HMM that counts sentences: beside an enumeration of its paths, and beside the HMM that it starts as."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.testing import assert_close
+
+from codd_lightning.circuits import (
+    HMM,
+    CircuitError,
+    Context,
+    Evidence,
+    EvidenceError,
+    SegmentedHMM,
+    load_circuit,
+    save_circuit,
+    split_dead_states,
+)
+
+from .structures import CLOSE
+from .test_contextual import completions, make_evidence
+
+V, L, M, C, D, STOP = 4, 3, 3, 2, 6, 2
+
+
+def make(seed: int = 0, fresh: bool = False) -> SegmentedHMM:
+    """In float64, with one state of three that stops; unless fresh, with heads that say something."""
+    torch.manual_seed(seed)
+    circuit = SegmentedHMM(
+        M, V, L, D, STOP, segments=C, stop_states=1, slots=2, slot_rank=3, latent_width=4, adapter_width=16
+    ).double()
+    if not fresh:
+        with torch.no_grad():
+            for name, parameter in circuit.named_parameters():
+                if not name.endswith("_logits"):
+                    parameter.normal_(0.0, 0.7)
+    return circuit
+
+
+def by_enumeration(circuit: SegmentedHMM, evidence: Evidence, row: int) -> Tensor:
+    """`log p̂` of every completion: sums over the states of all positions, whose segment is a count of stops."""
+    ready = circuit.prepare(evidence)
+    assert ready.latent_potentials is not None
+    assert ready.log_emission is not None
+    potentials, emission = ready.latent_potentials[row].exp(), ready.log_emission[row].exp()
+    initial, transition, _ = circuit.probabilities()
+    weights = torch.where(
+        evidence.observed[row, :, None], torch.eye(V, dtype=torch.float64)[evidence.tokens[row]], evidence.weights[row]
+    )
+    found = []
+    for tokens in completions().tolist():
+        total = torch.zeros((), dtype=torch.float64)
+        for path in itertools.product(range(M), repeat=L):
+            segment, product = 0, initial[path[0]]
+            for i, state in enumerate(path):
+                place = segment * M + state
+                product = product * potentials[i, place] * emission[tokens[i], place] * weights[i, tokens[i]]
+                if i + 1 < L:
+                    product = product * transition[state, path[i + 1]]
+                segment = min(segment + (state == M - 1), C - 1)
+            total = total + product
+        found.append(total)
+    scores = torch.stack(found).log()
+    return scores - scores.logsumexp(0)
+
+
+def test_the_score_is_a_sum_over_all_paths() -> None:
+    circuit, evidence = make(), make_evidence()
+    everything = completions()
+    for row in range(evidence.batch_size):
+        rows = evidence.rows(torch.full((len(everything),), row))
+        expected = by_enumeration(circuit, evidence, row)
+        assert_close(circuit.log_conditional(everything, rows), expected, **CLOSE)
+        assert_close(circuit.log_conditional(everything, evidence.rows(torch.tensor([row]))), expected, **CLOSE)
+
+
+def test_conditionals_multiply_to_the_conditional_likelihood() -> None:
+    circuit, evidence = make(), make_evidence()
+    everything = completions()
+    rows = evidence.rows(torch.zeros(len(everything), dtype=torch.long))
+    expected = circuit.log_conditional(everything, rows)
+    posterior = circuit.posterior(rows)
+    chain = torch.zeros(len(everything), dtype=torch.float64)
+    for position in (2, 0, 1):
+        where = torch.full((len(everything),), position)
+        token = everything[:, position]
+        chain += posterior.token_marginals(where).gather(-1, token[:, None]).squeeze(-1).log()
+        possible = (chain > -torch.inf).nonzero().squeeze(-1)
+        posterior.condition(possible, where[possible], token[possible])
+    assert_close(chain, expected, **CLOSE)
+
+
+def test_marginals_entropy_and_mode_are_those_of_the_paths() -> None:
+    circuit, evidence = make(), make_evidence(known=0.0)
+    posterior = circuit.posterior(evidence)
+    everything = completions()
+    for row in range(evidence.batch_size):
+        chances = by_enumeration(circuit, evidence, row).exp()
+        expected = torch.stack([chances @ (everything == v).double() for v in range(V)], -1)  # (L, V)
+        assert_close(posterior.token_marginals()[row], expected, **CLOSE)
+        assert_close(posterior.rows(torch.tensor([row])).token_marginals()[0], expected, **CLOSE)
+    mode = posterior.mode()
+    # the joint of states and tokens has as much entropy as a chain of its conditionals
+    states = posterior.state_marginals()
+    assert states.shape == (3, L, C * M)
+    draws = posterior.sample_latents(uniforms=torch.rand(3, posterior.num_draws, dtype=torch.float64))
+    assert_close(posterior.token_distribution(draws).sum(-1), torch.ones(3, L, dtype=torch.float64), **CLOSE)
+    assert (posterior.entropy() >= -(mode.log_prob.exp() * mode.log_prob)).all()
+    assert (circuit.log_conditional(mode.tokens, evidence) >= mode.log_prob - 1e-9).all()
+
+
+def test_copies_are_told_apart_by_stops_alone() -> None:
+    circuit = make()
+    known = torch.tensor([[STOP, 0, STOP], [0, 1, 3], [0, STOP, 1]])
+    evidence = make_evidence()
+    posterior = circuit.posterior(dataclasses.replace(evidence, tokens=known, observed=torch.ones(3, L).bool()))
+    of_second = posterior.state_marginals().unflatten(-1, (C, M))[:, :, 1].sum(-1)
+    assert_close(of_second, torch.tensor([[0.0, 1, 1], [0, 0, 0], [0, 0, 1]]).double(), **CLOSE)
+
+
+def test_at_the_start_it_is_the_hmm_of_one_copy() -> None:
+    circuit, evidence = make(fresh=True), make_evidence()
+    static = HMM(M, V, L).double()
+    with torch.no_grad():
+        static.initial_logits.copy_(circuit.initial_logits)
+        static.transition_logits.copy_(circuit.transition_logits)
+        static.emission_logits.copy_(circuit._logits("emission"))
+    tokens = torch.where(evidence.observed, evidence.tokens, 1)
+    bare = dataclasses.replace(evidence, context=None)
+    assert_close(circuit.log_conditional(tokens, evidence), static.log_conditional(tokens, bare), **CLOSE)
+    assert_close(circuit.log_conditional(tokens, bare), static.log_conditional(tokens, bare), **CLOSE)
+    assert_close(circuit.log_prob(tokens), static.log_prob(tokens), **CLOSE)
+    for name, count in circuit.expected_counts(evidence).items():
+        assert_close(count, static.expected_counts(bare)[name], **CLOSE)
+    moved = make()
+    assert (moved.log_conditional(tokens, evidence) - moved.log_conditional(tokens, bare)).abs().max() > 0.01
+
+
+def test_every_parameter_has_the_gradient_of_finite_differences() -> None:
+    circuit, evidence = make(), make_evidence(batch_size=2)
+    tokens = torch.where(evidence.observed, evidence.tokens, 1)
+
+    def score(*_: Tensor) -> Tensor:  # gradcheck changes parameters in place
+        circuit._cache = None
+        return circuit.log_conditional(tokens, evidence)
+
+    assert gradcheck(score, tuple(circuit.parameters()))
+
+
+def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
+    circuit, evidence = make().float(), make_evidence()
+    save_circuit(circuit, tmp_path / "circuit")
+    again = load_circuit(tmp_path / "circuit")
+    assert isinstance(again, SegmentedHMM)
+    tokens = torch.where(evidence.observed, evidence.tokens, 1)
+    context = evidence.context
+    assert context is not None
+    narrow = Context(context.hidden.float(), context.before.float(), context.present)  # type: ignore[union-attr]
+    single = dataclasses.replace(evidence, weights=evidence.weights.float(), context=narrow)
+    assert torch.equal(again.log_conditional(tokens, single), circuit.log_conditional(tokens, single))
+
+
+def test_states_that_stop_are_copied_among_themselves() -> None:
+    circuit = SegmentedHMM(6, V, L, D, STOP, segments=C, stop_states=2).double()
+    usage = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    assert split_dead_states(circuit, usage, torch.Generator().manual_seed(0)) == 2
+    emission = circuit.probabilities()[2]
+    assert_close(emission[:, STOP], torch.tensor([0.0, 0, 0, 0, 1, 1]).double(), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"segments": 0}, "segments must be at least 1, not 0"),
+        ({"stop_states": 3}, "stop_states=3 must be fewer than num_states=3"),
+        ({"stop_token": 4}, "stop_token=4 lies outside the vocabulary of 4"),
+        ({"adapter_width": 20}, "adapter_width=20 must be a multiple of 16"),
+    ],
+)
+def test_sizes_out_of_range_are_named(options: dict[str, int], said: str) -> None:
+    sizes = {
+        "num_states": M,
+        "vocab_size": V,
+        "block_length": L,
+        "hidden_size": D,
+        "stop_token": STOP,
+        "stop_states": 1,
+    }
+    with pytest.raises(CircuitError, match=said):
+        SegmentedHMM(**{**sizes, **options})
+
+
+def test_evidence_that_does_not_fit_is_named() -> None:
+    circuit = make()
+    with pytest.raises(EvidenceError, match="reads whole distributions: leave out top_k"):
+        circuit.prepare(make_evidence(top_k=2))
