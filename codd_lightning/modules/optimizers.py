@@ -130,6 +130,7 @@ class CyclicAdamW(AdamW):
         alone_cycles: those that follow, in which the circuit learns the text by the context alone, without what the
             backbone says of each token: that leaves its heads little to learn from (see docs/contextual.md).
         head_lr: peak learning rate of what depends on a context; None for `lr`.
+        later_lr: peak learning rate of the tables once the heads learn; None for `lr`.
         split_dead_states: whether each cycle but the first begins with `codd_lightning.circuits.split_dead_states`.
 
     Raises:
@@ -140,6 +141,7 @@ class CyclicAdamW(AdamW):
     static_cycles: int = 1
     alone_cycles: int = 0
     head_lr: float | None = None
+    later_lr: float | None = None
     split_dead_states: bool = True
 
     def __post_init__(self) -> None:
@@ -171,13 +173,15 @@ class CyclicAdamW(AdamW):
         return torch.optim.AdamW(groups, betas=self.betas, weight_decay=self.weight_decay)
 
     def scheduled(self, optimizer: torch.optim.Optimizer, total_steps: int) -> dict[str, Any]:
+        later = 1.0 if self.later_lr is None else self.later_lr / self.lr
+
         def of_tables(step: int) -> float:
-            _, within, length = self.cycle_of(step, total_steps)
-            return self.factor(within, length)
+            cycle, within, length = self.cycle_of(step, total_steps)
+            return self.factor(within, length) * (1.0 if cycle < self.static_cycles else later)
 
         def of_heads(step: int) -> float:
-            waits = self.cycle_of(step, total_steps)[0] < self.static_cycles
-            return 0.0 if waits else of_tables(step)
+            cycle, within, length = self.cycle_of(step, total_steps)
+            return 0.0 if cycle < self.static_cycles else self.factor(within, length)
 
         factors: list[Any] = [of_tables, of_heads]
         schedule = LambdaLR(optimizer, factors[: len(optimizer.param_groups)])

@@ -62,6 +62,7 @@ class CyclicAdamW(AdamW):
     static_cycles: int = ranged(1, minimum=0)
     alone_cycles: int = ranged(0, minimum=0)
     head_lr: float | None = ranged(None, above=0.0)
+    later_lr: float | None = ranged(None, above=0.0)
     split_dead_states: bool = True
 
 
