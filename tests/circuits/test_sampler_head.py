@@ -130,3 +130,10 @@ def test_what_it_cannot_answer_is_refused() -> None:
         sampler.next_tokens(Evidence.nothing_known(1, L, V))
     with pytest.raises(CircuitError, match=r"circuit\.width=20"):
         SamplerHead(V, L, D, width=20)
+
+
+def test_one_row_of_evidence_serves_any_number_of_completions() -> None:
+    sampler, one, everything = head(), evidence(known=True), completions()
+    row = torch.zeros(len(everything), dtype=torch.long)
+    expected = sampler.log_conditional(everything, one.rows(row))
+    torch.testing.assert_close(sampler.log_conditional(everything, one.rows(row[:1])), expected)

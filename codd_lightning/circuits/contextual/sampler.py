@@ -103,6 +103,8 @@ class SamplerHead(Circuit):
     def log_joint(self, tokens: Tensor, evidence: Evidence, where: Tensor | None = None) -> Tensor:
         """`log q(x)` of drawing the tokens of `where` from left to right, the others after them."""
         self._check_completion(tokens, evidence, where)
+        if evidence.batch_size < len(tokens):  # one row, for any number of completions
+            evidence = evidence.rows(torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
         scored = evidence.soft if where is None else evidence.soft & where
         total = evidence.log_weight(tokens, ~evidence.soft if where is None else where & ~evidence.soft)
         for position in range(evidence.length):
