@@ -1,5 +1,7 @@
 """Training of a circuit on a frozen backbone."""
 
+import copy
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from codd_lightning.backbones import Backbone, new_backbone
-from codd_lightning.circuits import HMM, ContextualHMM, Evidence
+from codd_lightning.circuits import HMM, ContextualHMM, Evidence, SegmentedHMM
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.errors import UserError
 from codd_lightning.modules import (
@@ -405,6 +407,34 @@ def test_heads_wait_for_the_tables_and_every_cycle_starts_afresh(
     assert watch.moved[5] > tables
     assert {name for moved in watch.moved[4:] for name in moved} == {name for name, _ in circuit.named_parameters()}
     assert [step for step, fresh in enumerate(watch.fresh) if fresh] == [0, 4, 8]
+
+
+class FirstLoss(L.Callback):
+    """The loss of the first step, and its blocks."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 1:
+            self.loss, self.blocks = float(outputs["loss"].detach()), pl_module._blocks(batch, 0, "training noise")
+
+
+def test_a_circuit_alone_learns_the_text_and_hears_nothing_of_the_backbones_tokens(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    torch.manual_seed(0)
+    circuit = SegmentedHMM(6, VOCABULARY, BLOCK, 16, stop_token=5, segments=2, stop_states=1, slots=2)
+    at_the_start = copy.deepcopy(circuit)
+    recipe = CyclicAdamW(lr=0.1, warmup_steps=1, cycles=2, static_cycles=0, alone_cycles=1)
+    module = module_of(real_backbone(words), circuit, optimizer=recipe)
+    first = FirstLoss()
+    trainer = trainer_of(max_epochs=2, callbacks=[first])
+    trainer.fit(module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words))
+    blocks, nothing = first.blocks, Evidence.nothing_known(len(first.blocks.tokens), BLOCK, VOCABULARY)
+    nothing = dataclasses.replace(nothing, absent=blocks.evidence.absent)
+    # heads begin at nothing, where the circuit given the context is the circuit
+    expected = -at_the_start.log_conditional(blocks.tokens, nothing).detach().sum() / BLOCK / blocks.examples
+    assert first.loss == pytest.approx(float(expected), rel=1e-5)
+    moved = {name for name, p in circuit.named_parameters() if not torch.equal(p, at_the_start.get_parameter(name))}
+    assert moved == {name for name, _ in circuit.named_parameters()}
 
 
 def test_dead_states_are_split_at_the_start_of_a_cycle(

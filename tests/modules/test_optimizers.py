@@ -172,7 +172,9 @@ def test_muon_is_refused_for_a_circuit_which_has_no_matrices() -> None:
 def test_a_cycle_is_the_schedule_over_its_part_of_the_steps_and_heads_wait() -> None:
     torch.manual_seed(0)
     circuit = ContextualHMM(4, 5, 3, 6, roles=2, adapter_width=16)
-    recipe = CyclicAdamW(lr=0.2, head_lr=0.05, warmup_steps=2, final_fraction=0.1, cycles=3, static_cycles=1)
+    recipe = CyclicAdamW(
+        lr=0.2, head_lr=0.05, later_lr=0.04, warmup_steps=2, final_fraction=0.1, cycles=3, static_cycles=1
+    )
     total = 26  # cycles of 8, 9 and 9 steps
     made = recipe(circuit.named_parameters(), total)
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
@@ -183,7 +185,7 @@ def test_a_cycle_is_the_schedule_over_its_part_of_the_steps_and_heads_wait() -> 
     for cycle, length in enumerate((8, 9, 9)):
         for step in range(length):
             assert recipe.cycle_of(sum((8, 9, 9)[:cycle]) + step, total) == (cycle, step, length)
-            assert tables["lr"] == pytest.approx(0.2 * plain.factor(step, length))
+            assert tables["lr"] == pytest.approx((0.04 if cycle else 0.2) * plain.factor(step, length))
             assert heads["lr"] == pytest.approx(0.05 * plain.factor(step, length) if cycle else 0.0)
             take_steps(optimizer, parameters, range(1), schedule)
 
@@ -204,5 +206,7 @@ def test_one_cycle_is_adamw() -> None:
 def test_cycles_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match=r"optimizer.static_cycles=4 must be less than optimizer.cycles=4"):
         CyclicAdamW(lr=0.1, cycles=4, static_cycles=4)
+    with pytest.raises(UserError, match=r"static_cycles=1 and optimizer.alone_cycles=3 together must be less than"):
+        CyclicAdamW(lr=0.1, cycles=4, static_cycles=1, alone_cycles=3)
     with pytest.raises(UserError, match="adamw_cycles is for circuits with tables"):
         CyclicAdamW(lr=0.1)(tiny().named_parameters(), 10)
