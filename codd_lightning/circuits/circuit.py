@@ -51,6 +51,7 @@ class Circuit(
         tuned: what was chosen for it on held-out data, by the name of what uses it; travels with the folder.
         reads: what it reads of the backbone's hidden states.
         has_latents: whether there are latent states to ask for.
+        takes_truncated: whether evidence may keep some tokens of the vocabulary alone.
     """
 
     structure: str
@@ -59,6 +60,7 @@ class Circuit(
     block_length: int
     reads: Reads = Reads.NOTHING
     has_latents: ClassVar[bool] = True
+    takes_truncated: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()

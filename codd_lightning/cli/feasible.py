@@ -34,10 +34,23 @@ def require_feasible(config: DictConfig, experiment: Experiment, training: bool 
     else:
         require_devices(config)
     _check_precision(config)
+    _check_evidence(config, experiment)
     _check_data(config, experiment, training)
     if training:
         _check_training(config, experiment)
     _check_evaluation(config, experiment)
+
+
+def _check_evidence(config: DictConfig, experiment: Experiment) -> None:
+    circuit = experiment.circuit
+    if circuit is None or circuit.takes_truncated:
+        return
+    for group, option in (("cache", "top_k"), ("decoding", "evidence_top_k"), ("objective", "evidence_top_k")):
+        kept = config[group].get(option)
+        if kept is not None:
+            raise UserError(
+                f"{group}.{option}={kept}: circuit={circuit.structure} reads whole distributions: use {option}=null"
+            )
 
 
 def _check_training(config: DictConfig, experiment: Experiment) -> None:

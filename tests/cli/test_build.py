@@ -2,7 +2,7 @@
 
 import pytest
 
-from codd_lightning.circuits import CircuitError, ContextualHMM, Seen
+from codd_lightning.circuits import CircuitError, ContextualHMM, Seen, SegmentedHMM
 from codd_lightning.cli.build import build
 from codd_lightning.cli.compose import EXPERIMENTS, compose_experiment
 from codd_lightning.cli.feasible import require_feasible
@@ -41,6 +41,22 @@ def test_a_circuit_of_the_tokens_seen_has_those_of_the_training_responses() -> N
     circuit = build(compose_experiment("smoke", limited)).circuit
     assert circuit is not None
     assert 900 < sum(p.numel() for p in circuit.parameters()) <= 1000
+
+
+def test_sentences_end_with_one_token_of_the_backbones() -> None:
+    built = build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.num_states=8"]))
+    assert isinstance(built.circuit, SegmentedHMM)
+    assert built.backbone.tokenizer is not None
+    assert built.circuit.config()["stop_token"] == built.backbone.tokenizer.encode(".")[0]
+    with pytest.raises(UserError, match=r"circuit.stop=lamps\. is 2 tokens of this backbone, and must be one"):
+        build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.stop=lamps."]))
+
+
+@pytest.mark.parametrize("option", ["decoding.evidence_top_k", "objective.evidence_top_k", "cache.top_k"])
+def test_truncated_evidence_is_refused_by_what_reads_whole_distributions(option: str) -> None:
+    config = compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.num_states=8", f"{option}=16"])
+    with pytest.raises(UserError, match=r"top_k=16: circuit=segmented_hmm reads whole distributions: use \w+=null"):
+        require_feasible(config, build(config))
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused() -> None:

@@ -53,6 +53,7 @@ class SegmentedHMM(HMM):
     """
 
     reads = Reads.EVERYTHING_BEFORE
+    takes_truncated = False
     _never: Tensor
 
     def __init__(
