@@ -44,6 +44,14 @@ CASES = {
     "steps": ["smoke", "trainer.max_steps=13"],
     "seldom validated": ["smoke", "trainer.check_val_every_n_epoch=2"],
     "contextual": ["smoke", "circuit=contextual_hmm", "circuit.roles=4", "optimizer=adamw_cycles"],
+    "segmented": [
+        "smoke",
+        "circuit=segmented_hmm",
+        "circuit.num_states=16",
+        "optimizer=adamw_cycles",
+        "optimizer.cycles=3",
+        "optimizer.alone_cycles=1",
+    ],
     "muon": ["tiny_backbone", "backbone.num_layers=1", "backbone.hidden_size=32"],
 }
 
