@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from codd_lightning.backbones import Backbone, load_backbone
-from codd_lightning.circuits import Context, ContextualHMM, Evidence
+from codd_lightning.circuits import HMM, Context, ContextualHMM, Evidence, SegmentedHMM
 from codd_lightning.decoding import DecodingConfig, generate
 from codd_lightning.errors import UserError
 
@@ -23,12 +23,20 @@ def backbone(name: str, **options: Any) -> Backbone:
     return load_backbone(FIXTURES / name, **options)
 
 
+KINDS = ["adapter", "plain", "segmented"]
+
+
 @functools.cache
-def circuit(name: str, adapter_width: int = 16) -> ContextualHMM:
+def circuit(name: str, kind: str = "adapter") -> HMM:
     """One whose heads say much: without them it decodes other tokens."""
     model = backbone(name)
     torch.manual_seed(0)
-    made = ContextualHMM(8, model.vocab_size, LENGTH, model.hidden_size or 0, roles=2, adapter_width=adapter_width)
+    sizes = (8, model.vocab_size, LENGTH, model.hidden_size or 0)
+    made: HMM
+    if kind == "segmented":
+        made = SegmentedHMM(*sizes, stop_token=5, segments=2, stop_states=2, slots=2)
+    else:
+        made = ContextualHMM(*sizes, roles=2, adapter_width=16 if kind == "adapter" else 0)
     with torch.no_grad():
         for parameter_name, parameter in made.named_parameters():
             if not parameter_name.endswith("_logits"):
@@ -36,10 +44,10 @@ def circuit(name: str, adapter_width: int = 16) -> ContextualHMM:
     return made
 
 
-@pytest.mark.parametrize("adapter_width", [16, 0])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_one_step_a_block_is_the_mode_given_the_backbones_states(name: str, adapter_width: int) -> None:
-    model, head = backbone(name), circuit(name, adapter_width)
+def test_one_step_a_block_is_the_mode_given_the_backbones_states(name: str, kind: str) -> None:
+    model, head = backbone(name), circuit(name, kind)
     config = DecodingConfig(steps=2, max_new_tokens=2 * LENGTH, block_length=LENGTH, proposal="map", stop_at_eos=False)
     found = generate(model, PROMPTS, config, head).sequences
     assert found != generate(model, PROMPTS, config.replace(proposal="factorized")).sequences
@@ -61,13 +69,15 @@ def test_one_step_a_block_is_the_mode_given_the_backbones_states(name: str, adap
         assert canvas[0].tolist() == sequence
 
 
+@pytest.mark.parametrize("proposal", ["any_order", "latent", "map", "best", "marginal"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_rows_text_does_not_depend_on_its_batch(name: str) -> None:
-    config = DecodingConfig(steps=4, max_new_tokens=2 * LENGTH, block_length=LENGTH, tau=1.0)
+def test_a_rows_text_does_not_depend_on_its_batch(name: str, kind: str, proposal: str) -> None:
+    config = DecodingConfig(steps=4, max_new_tokens=2 * LENGTH, block_length=LENGTH, tau=1.0, proposal=proposal)
     seeds = [torch.Generator().manual_seed(i) for i in range(3)]
-    together = generate(backbone(name), PROMPTS, config, circuit(name), seeds)
+    together = generate(backbone(name), PROMPTS, config, circuit(name, kind), seeds)
     for i, prompt in enumerate(PROMPTS):
-        alone = generate(backbone(name), [prompt], config, circuit(name), [torch.Generator().manual_seed(i)])
+        alone = generate(backbone(name), [prompt], config, circuit(name, kind), [torch.Generator().manual_seed(i)])
         assert alone.sequences == [together.sequences[i]]
 
 
