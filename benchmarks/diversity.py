@@ -49,7 +49,10 @@ def described(solutions: Sequence[list[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    for run in parser.parse_args().runs:
+    runs = parser.parse_args().runs
+    if missing := [run for run in runs if not (run / "samples.jsonl").is_file()]:
+        parser.error(f"{missing[0]} has no samples.jsonl: name folders of runs that were evaluated")
+    for run in runs:
         settings: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
         with (run / "samples.jsonl").open() as file:
             for line in file:

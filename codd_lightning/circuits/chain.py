@@ -66,6 +66,7 @@ class _LogNormalizer(torch.autograd.Function):
             message /= safe(scales[position])[:, None]
         ctx.save_for_backward(scores, incoming, scales)
         ctx.transitions = transitions
+        ctx.some_unreachable = bool((initial == 0).any())
         return safe_log(scales).sum(0)
 
     @staticmethod
@@ -85,6 +86,8 @@ class _LogNormalizer(torch.autograd.Function):
             start = max(end - POSITIONS_AT_ONCE, 0)
             for position in reversed(range(start, end)):
                 backward *= inverse[position]
+                if ctx.some_unreachable:  # where nothing arrives, what follows counts for nothing, and may overflow
+                    backward.masked_fill_(incoming[position] == 0, 0.0)
                 torch.mul(incoming[position], backward, out=grad_scores[:, position])
                 torch.mul(scores[:, position], backward, out=outgoing[position - start])
                 if position:
@@ -112,11 +115,12 @@ class ChainMessages(Messages):
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
         self._scores = chain.scores
-        self._left = torch.empty_like(self._scores)
+        self._left = torch.ones_like(self._scores)
         self._right = torch.empty_like(self._scores)
         self._left[:, 0] = chain.initial
         self._right[:, -1] = 1.0
         self._left_known, self._right_known = 1, chain.length - 1  # left[:known] and right[known:] hold
+        self._some_unreachable = bool((chain.initial == 0).any())
         self.num_draws = chain.length
 
     def outside(self, positions: Tensor | None = None) -> Tensor:
@@ -182,7 +186,10 @@ class ChainMessages(Messages):
     def _fill_right(self, since: int) -> None:
         for i in reversed(range(since, self._right_known)):
             said = self._right[:, i + 1] * self._scores[:, i + 1]
-            torch.mul(*_scaled(self._chain.transitions.backward(said, i)), out=self._right[:, i])
+            message = self._chain.transitions.backward(said, i)
+            if self._some_unreachable:  # states that nothing leads to must not decide the scale; what left said once
+                message = message.masked_fill(self._left[:, i] == 0, 0.0)  # is enough: knowing more opens no way
+            torch.mul(*_scaled(message), out=self._right[:, i])
         self._right_known = min(self._right_known, since)
 
 

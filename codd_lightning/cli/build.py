@@ -27,6 +27,7 @@ from codd_lightning.tasks import SPLITS, Task
 
 VOCABULARIES = ("all", "seen")
 PRETRAINED = "codd_lightning.backbones.load_backbone"
+PRETRAINED_CIRCUIT = "codd_lightning.circuits.load_circuit"
 # What every data choice has.
 DATA_OPTIONS = {option.name for option in fields(Data)}
 
@@ -123,7 +124,7 @@ def _circuit(config: DictConfig, backbone: Backbone, data: TaskDataModule) -> Ci
         sizes["hidden_size"] = hidden_size
     if seen is not None:
         sizes["vocab_size"] = len(seen) + 1
-    if (stop := config.circuit.get("stop")) is not None:
+    if hidden_size is not None and (stop := config.circuit.get("stop")) is not None:
         sizes["stop_token"] = _stop_token(stop, backbone)
 
     def made(**more: int) -> Circuit:
@@ -131,9 +132,10 @@ def _circuit(config: DictConfig, backbone: Backbone, data: TaskDataModule) -> Ci
         return circuit if seen is None else Seen(circuit, backbone.vocab_size, seen)
 
     limit = config.circuit.get("max_parameters")
-    if limit is not None:
+    if limit is not None and config.circuit._target_ != PRETRAINED_CIRCUIT:
         each = config.circuit.get("roles") or 1  # states come in groups of one size
-        sizes["num_states"] = each * most_states(lambda states: made(num_states=each * states), limit)
+        least = (config.circuit.get("stop_states") or 0) + 1
+        sizes["num_states"] = each * most_states(lambda states: made(num_states=each * states), limit, least)
     return made()
 
 
@@ -144,6 +146,8 @@ def _stop_token(text: str, backbone: Backbone) -> int:
     if len(tokens) != 1:
         raise UserError(f"circuit.stop={text} is {len(tokens)} tokens of this backbone, and must be one")
     token: int = tokens[0]
+    if token in backbone.tokenizer.all_special_ids:
+        raise UserError(f"circuit.stop={text} is no word of this backbone's, or one that it keeps for itself")
     return token
 
 
@@ -177,6 +181,12 @@ def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:
     except ValueError:
         raise UserError(f"{name}._target_={path} makes no {kind.__name__}") from None
     parts = {key: value for key, value in available.items() if key in takes}
+    if (
+        "hidden_size" in takes
+        and takes["hidden_size"].default is inspect.Parameter.empty
+        and not ("hidden_size" in parts or "hidden_size" in values)
+    ):
+        raise UserError(f"{name}._target_={path} reads hidden states, and this backbone gives none: use circuit=hmm")
     lacking = [key for key, p in takes.items() if p.default is p.empty and key not in parts and key not in values]
     if lacking:
         raise UserError(f"{name}._target_={path} needs a {lacking[0]}: this experiment has none")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from codd_lightning.cli.build import Experiment, decoding_config
+from codd_lightning.cli.build import PRETRAINED_CIRCUIT, Experiment, decoding_config
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.cli.tuned import label_of
 from codd_lightning.cli.world import require_devices, require_world
@@ -14,7 +14,6 @@ from codd_lightning.errors import UserError
 from codd_lightning.modules import BackboneModule, CircuitModule
 from codd_lightning.tasks import SPLITS
 
-PRETRAINED = "codd_lightning.circuits.load_circuit"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -45,7 +44,7 @@ def _check_evidence(config: DictConfig, experiment: Experiment) -> None:
     circuit = experiment.circuit
     if circuit is None or circuit.takes_truncated:
         return
-    for group, option in (("cache", "top_k"), ("decoding", "evidence_top_k"), ("objective", "evidence_top_k")):
+    for group, option in (("objective", "evidence_top_k"), ("decoding", "evidence_top_k"), ("cache", "top_k")):
         kept = config[group].get(option)
         if kept is not None:
             raise UserError(
@@ -82,7 +81,7 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
                 "the backbone, which stays out of memory in training from a cache: leave cache.path out, or use "
                 "kind=random or uniform with restarts=1"
             )
-        if config.circuit._target_ == PRETRAINED:
+        if config.circuit._target_ == PRETRAINED_CIRCUIT:
             raise UserError("initialization would replace what circuit=pretrained has learnt: leave one of them out")
     if experiment.circuit is not None and not hasattr(experiment.module, "circuit"):
         raise UserError("this objective trains no circuit: add circuit=none")

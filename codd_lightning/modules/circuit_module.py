@@ -189,10 +189,11 @@ class CircuitModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         heads = sum(p.numel() for name, p in self.circuit.named_parameters() if not is_log_distribution(name))
-        if heads and isinstance(self._optimizer, CountingRecipe):
-            log.warning(
-                "this optimizer trains tables alone: %d parameters that read the context stay as they are", heads
-            )
+        if heads and (isinstance(self._optimizer, CountingRecipe) or not self.conditional):
+            what = "this objective" if isinstance(self._optimizer, OptimizerRecipe) else "this optimizer"
+            log.warning("%s trains tables alone: %d parameters that read the context stay as they are", what, heads)
+        if isinstance(self._optimizer, CyclicAdamW) and self._optimizer.alone_cycles and not self.conditional:
+            log.warning("optimizer.alone_cycles has no effect with objective=likelihood, which is alone throughout")
         return self.optimizer_for(int(self.trainer.estimated_stepping_batches))
 
     def optimizer_for(self, total_steps: int) -> dict[str, Any] | None:

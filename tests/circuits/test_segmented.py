@@ -1,8 +1,10 @@
 """The HMM that counts sentences: beside an enumeration of its paths, and beside the HMM that it starts as."""
 
+import copy
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,6 +154,43 @@ def test_every_parameter_has_the_gradient_of_finite_differences() -> None:
     assert gradcheck(score, tuple(circuit.parameters()))
 
 
+def test_copies_that_known_tokens_rule_out_do_not_swamp_the_others() -> None:
+    torch.manual_seed(0)
+    length, segments = 32, 4
+    circuit = SegmentedHMM(6, V, length, D, STOP, segments=segments, stop_states=1)
+    with torch.no_grad():  # e^192 in favour of sentences that no stop has led to
+        circuit.latent_potentials[2].bias.view(segments, 6)[1:] += 6.0
+    hidden = torch.randn(2, length, D)
+    context = Context(hidden, torch.randn(2, 3, D), torch.ones(2, 3, dtype=torch.bool))
+    masked = torch.full((2, length), V)
+    evidence = Evidence.from_logits(torch.zeros(2, length, V), masked, V, context=context)
+    tokens = torch.zeros_like(masked)
+    (-circuit.log_conditional(tokens, evidence).sum()).backward()
+    narrow = {name: p.grad for name, p in circuit.named_parameters()}
+    wide = copy.deepcopy(circuit).double()
+    wide.zero_grad()
+    exact = dataclasses.replace(
+        evidence,
+        weights=evidence.weights.double(),
+        context=Context(hidden.double(), context.before.double(), context.present),  # type: ignore[union-attr]
+    )
+    (-wide.log_conditional(tokens, exact).sum()).backward()
+    for name, parameter in wide.named_parameters():
+        assert parameter.grad is not None
+        assert_close(narrow[name].double(), parameter.grad, rtol=1e-3, atol=1e-3 * float(parameter.grad.abs().max()))
+    known = torch.ones(2, length, dtype=torch.bool)
+    states = circuit.posterior(circuit.prepare(evidence).clamp(tokens, known)).state_marginals()
+    expected = wide.posterior(wide.prepare(exact).clamp(tokens, known)).state_marginals()
+    assert_close(states.double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_counts_of_prepared_evidence_are_those_of_the_static_part() -> None:
+    circuit, evidence = make(), make_evidence()
+    plain = circuit.expected_counts(evidence)
+    for name, count in circuit.expected_counts(circuit.prepare(evidence)).items():
+        assert_close(count, plain[name], **CLOSE)
+
+
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     circuit, evidence = make().float(), make_evidence()
     save_circuit(circuit, tmp_path / "circuit")
@@ -176,13 +215,15 @@ def test_states_that_stop_are_copied_among_themselves() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"segments": 0}, "segments must be at least 1, not 0"),
+        ({"segments": 0}, "segments must be a whole number of at least 1, not 0"),
+        ({"stop_states": 2.5}, r"stop_states must be a whole number of at least 1, not 2\.5"),
+        ({"stop_token": True}, "stop_token must be a whole number of at least 0, not True"),
         ({"stop_states": 3}, "stop_states=3 must be fewer than num_states=3"),
         ({"stop_token": 4}, "stop_token=4 lies outside the vocabulary of 4"),
         ({"adapter_width": 20}, "adapter_width=20 must be a multiple of 16"),
     ],
 )
-def test_sizes_out_of_range_are_named(options: dict[str, int], said: str) -> None:
+def test_sizes_out_of_range_are_named(options: dict[str, Any], said: str) -> None:
     sizes = {
         "num_states": M,
         "vocab_size": V,

@@ -50,6 +50,15 @@ def test_sentences_end_with_one_token_of_the_backbones() -> None:
     assert built.circuit.config()["stop_token"] == built.backbone.tokenizer.encode(".")[0]
     with pytest.raises(UserError, match=r"circuit.stop=lamps\. is 2 tokens of this backbone, and must be one"):
         build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.stop=lamps."]))
+    with pytest.raises(UserError, match=r"circuit.stop=zebra is no word of this backbone's"):
+        build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.stop=zebra"]))
+    limited = build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.max_parameters=185552"])).circuit
+    assert limited is not None
+    assert 183_000 < sum(p.numel() for p in limited.parameters()) <= 185_552
+    with pytest.raises(CircuitError, match="a circuit of 5 states has more than 1000 parameters"):
+        build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.max_parameters=1000"]))
+    with pytest.raises(UserError, match="reads hidden states, and this backbone gives none: use circuit=hmm"):
+        build(compose_experiment("varying_lists", ["circuit=segmented_hmm"]))
 
 
 @pytest.mark.parametrize("option", ["decoding.evidence_top_k", "objective.evidence_top_k", "cache.top_k"])

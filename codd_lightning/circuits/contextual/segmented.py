@@ -82,10 +82,12 @@ class SegmentedHMM(HMM):
             "adapter_width": adapter_width,
             "adapter_layers": adapter_layers,
         }
-        for name, size in self._options.items():
-            if name != "stop_token" and size < 1:
-                raise CircuitError(f"{name} must be at least 1, not {size}")
-        if not 0 <= stop_token < vocab_size:
+        for name, size in {"num_states": num_states, **self._options}.items():
+            if type(size) is not int or size < (name != "stop_token"):
+                raise CircuitError(
+                    f"{name} must be a whole number of at least {int(name != 'stop_token')}, not {size!r}"
+                )
+        if stop_token >= vocab_size:
             raise CircuitError(f"stop_token={stop_token} lies outside the vocabulary of {vocab_size}")
         if stop_states >= num_states:
             raise CircuitError(f"stop_states={stop_states} must be fewer than num_states={num_states}")
@@ -140,6 +142,8 @@ class SegmentedHMM(HMM):
         return dataclasses.replace(evidence, latent_potentials=potentials, log_emission=log_emission, context=None)
 
     def expected_counts(self, evidence: Evidence, weights: Tensor | None = None) -> dict[str, Tensor]:
+        if evidence.log_emission is not None:  # prepared: what heads made of the context
+            evidence = dataclasses.replace(evidence, latent_potentials=None, log_emission=None)
         return super().expected_counts(dataclasses.replace(evidence, context=None), weights)
 
     def _logits(self, table: str) -> Tensor:
