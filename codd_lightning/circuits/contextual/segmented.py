@@ -83,10 +83,9 @@ class SegmentedHMM(HMM):
             "adapter_layers": adapter_layers,
         }
         for name, size in {"num_states": num_states, **self._options}.items():
-            if type(size) is not int or size < (name != "stop_token"):
-                raise CircuitError(
-                    f"{name} must be a whole number of at least {int(name != 'stop_token')}, not {size!r}"
-                )
+            least = 0 if name == "stop_token" else 1
+            if type(size) is not int or size < least:
+                raise CircuitError(f"{name} must be a whole number of at least {least}, not {size!r}")
         if stop_token >= vocab_size:
             raise CircuitError(f"stop_token={stop_token} lies outside the vocabulary of {vocab_size}")
         if stop_states >= num_states:
