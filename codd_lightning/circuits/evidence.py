@@ -1,7 +1,6 @@
 """What a circuit is conditioned on: known tokens, and soft evidence where tokens are masked."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from codd_lightning.circuits.carried import Carried
 from codd_lightning.circuits.context import Context
-from codd_lightning.circuits.errors import EvidenceError
+from codd_lightning.circuits.evidence_checks import check_arguments, check_mass
 from codd_lightning.circuits.roles import Roles
 from codd_lightning.circuits.scaling import masked_log
 
@@ -87,7 +86,7 @@ class Evidence(Carried):
             EvidenceError: shapes disagree, a token lies outside the vocabulary, the temperature or
                 `top_k` is not positive, or the logits of a masked position have no finite maximum.
         """
-        _check_arguments(logits, tokens, mask_token_id, temperature, top_k, keep, absent, latent_potentials)
+        check_arguments(logits, tokens, mask_token_id, temperature, top_k, keep, absent, latent_potentials)
         vocab_size = logits.shape[-1]
         observed = tokens != mask_token_id
         soft = ~observed if absent is None else ~observed & ~absent
@@ -96,7 +95,7 @@ class Evidence(Carried):
         if mask_is_token and not bool((scores[..., mask_token_id] == -torch.inf).all()):
             is_mask = torch.arange(vocab_size, device=logits.device) == mask_token_id
             scores = scores.masked_fill(is_mask, -torch.inf)
-        _check_mass(scores, soft)
+        check_mass(scores, soft)
         # whatever stands at other positions counts for nothing, and costs nothing
         some = scores.flatten(0, 1) if bool(soft.all()) else scores[soft]  # (M, V)
         if temperature != 1.0:  # less the largest score first: a small temperature then overflows to 0 alone
@@ -243,47 +242,6 @@ class Evidence(Carried):
         return torch.where(hits.any(-1), (self.weights * hits).sum(-1), rest.expand(tokens.shape))
 
 
-def _check_arguments(
-    logits: Tensor,
-    tokens: Tensor,
-    mask_token_id: int,
-    temperature: float,
-    top_k: int | None,
-    keep: Tensor | None,
-    absent: Tensor | None,
-    latent_potentials: Tensor | None,
-) -> None:
-    if logits.dim() != 3 or not logits.is_floating_point():
-        raise EvidenceError(f"logits must be floating (B, L, V), not {logits.dtype} of shape {tuple(logits.shape)}")
-    shape = tuple(logits.shape[:2])
-    for name, value in (("tokens", tokens), ("keep", keep), ("absent", absent)):
-        if value is not None and tuple(value.shape) != shape:
-            raise EvidenceError(f"{name} must have shape {shape} to fit the logits, not {tuple(value.shape)}")
-    for name, value in (("tokens", tokens), ("keep", keep)):
-        if value is not None and value.dtype != torch.long:
-            raise EvidenceError(f"{name} must be long, not {value.dtype}")
-    if absent is not None and absent.dtype != torch.bool:
-        raise EvidenceError(f"absent must be bool, not {absent.dtype}")
-    if latent_potentials is not None and tuple(latent_potentials.shape[:-1]) != shape:
-        raise EvidenceError(f"latent_potentials must have shape {(*shape, 'N')}, not {tuple(latent_potentials.shape)}")
-    if latent_potentials is not None and not bool((latent_potentials < torch.inf).all()):
-        raise EvidenceError("latent_potentials must be finite or minus infinity")
-    if not 0 < temperature < math.inf:
-        raise EvidenceError(f"temperature must be above 0 and finite, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise EvidenceError(f"top_k must be at least 1, not {top_k}")
-    for name, ids in (("tokens", tokens), ("keep", keep)):
-        if ids is None:
-            continue
-        outside = (ids != mask_token_id) & ((ids < 0) | (ids >= logits.shape[-1]))
-        if outside.any():
-            row, position = outside.nonzero()[0].tolist()
-            raise EvidenceError(
-                f"{name}[{row}, {position}] is {ids[row, position].item()}, "
-                f"outside the vocabulary of {logits.shape[-1]}"
-            )
-
-
 def _ranking(scores: Tensor, always: int | None, keep: Tensor | None, mask_token_id: int) -> Tensor:
     """Scores with plus infinity at what truncation must not drop: one token everywhere, and those of `keep`."""
     if always is None and keep is None:
@@ -301,13 +259,3 @@ def _ranking(scores: Tensor, always: int | None, keep: Tensor | None, mask_token
 def _possible(weights: Tensor, scores: Tensor) -> Tensor:
     """Weights that underflowed, at the least number instead of 0: only a score of minus infinity is impossible."""
     return weights.clamp_min(torch.finfo(weights.dtype).tiny).masked_fill(scores == -torch.inf, 0.0)
-
-
-def _check_mass(scores: Tensor, soft: Tensor) -> None:
-    hopeless = soft & ~scores.amax(-1).isfinite()  # also catches NaN
-    if hopeless.any():
-        row, position = hopeless.nonzero()[0].tolist()
-        raise EvidenceError(
-            f"the logits of row {row}, position {position} leave no token with finite weight "
-            "(all minus infinity besides the mask token, or NaN)"
-        )
