@@ -131,6 +131,15 @@ class ChainMessages(Messages):
         rows = torch.arange(len(positions), device=positions.device)
         return self._left[rows, positions] * self._right[rows, positions]
 
+    def after(self, latents: Tensor) -> Tensor:
+        """`(B, L, N)`: weights of each position's states, given `(B, L)` latents before it and all scores after it."""
+        self._fill_right(0)
+        states = self._right.clone()
+        states[:, 0] *= self._chain.initial
+        for position in range(1, self._chain.length):
+            states[:, position] *= self._chain.transitions.step(position - 1)[latents[:, position - 1]]
+        return states
+
     def change(self, rows: Tensor, positions: Tensor, scores: Tensor) -> None:
         self._scores[rows, positions] = scores
         self._left_known = min(self._left_known, int(positions.min()) + 1)

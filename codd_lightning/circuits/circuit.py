@@ -79,6 +79,10 @@ class Circuit(
         """What has the states and tables: the circuit itself, or the one that it is made around."""
         return self
 
+    def as_core_reads(self, tokens: Tensor, evidence: Evidence) -> tuple[Tensor, Evidence]:
+        """Tokens and evidence as the core takes them: the same, unless its vocabulary is another."""
+        return tokens, evidence
+
     def prepare(self, evidence: Evidence) -> Evidence:
         """The evidence with what this circuit makes of its context, once: queries of a prepared one make it no more.
 

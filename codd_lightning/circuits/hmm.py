@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from codd_lightning.circuits.chain import Chain, ChainMessages, log_normalizer
 from codd_lightning.circuits.circuit import register_circuit
 from codd_lightning.circuits.errors import CircuitError
+from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.latent import EMISSION_SPREAD, LatentCircuit
+from codd_lightning.circuits.latent_posterior import LatentPosterior
 from codd_lightning.circuits.tables import Tables
 from codd_lightning.circuits.transitions import Transitions
 
@@ -96,10 +98,31 @@ class HMM(LatentCircuit):
     def _messages(self, tables: Tables, scores: Tensor) -> ChainMessages:
         return ChainMessages(self._chain(tables, scores.clone()))
 
+    @torch.no_grad()
+    def expected_after(self, evidence: Evidence, latents: Tensor) -> Tensor:
+        """`P(x_i | z_{i-1}, evidence)`, `(B, L, V)`: what the state before lets expect of each position.
+
+        Args:
+            evidence: of the blocks.
+            latents: `(B, L)`; the last of them is not asked.
+        """
+        evidence = self.prepare(evidence)
+        tables = self._tables_for(evidence)
+        scores, _ = self._scores(tables, evidence)
+        messages = self._messages(tables, scores)
+        return LatentPosterior(self, tables, evidence, scores, messages).tokens_of(messages.after(latents))
+
     @property
     def state_groups(self) -> list[Tensor]:
         """Groups of states that are alike in kind: only within one may a state become a copy of another."""
         return list(torch.arange(self.num_states).chunk(max(self.num_roles, 1)))
+
+    def by_state(self) -> list[Tensor]:
+        """Views of the parameters that belong to states, each with the states along its first dimension.
+
+        Columns of the transitions, what leads to a state, are not among them.
+        """
+        return [self.initial_logits, *self.transition_logits, *(table.T for table in self.emission_logits)]
 
     def _chain(self, tables: Tables, scores: Tensor) -> Chain:
         # packed once for as long as the tables stand

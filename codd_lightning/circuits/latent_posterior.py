@@ -63,12 +63,15 @@ class LatentPosterior(Posterior):
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
     def token_marginals(self, positions: Tensor | None = None) -> Tensor:
-        states = self._states(positions)
-        mass = [
-            tables.token_mixture(states[..., part], positions) * read.dense_weights(positions)
-            for tables, read, part in self._tables.readings(self._evidence)
-        ]
-        return self._known_or(_sum(mass), positions)
+        return self._tokens_of(self._states(positions), positions)
+
+    @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
+    def tokens_of(self, states: Tensor) -> Tensor:
+        """`(B, L, V)`: what `(B, L, N)` weights of the states, of which no position's own score is part, say of it."""
+        if self._potentials is not None:
+            states = states * self._potentials
+        return self._tokens_of(states, None)
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
@@ -199,6 +202,13 @@ class LatentPosterior(Posterior):
         weights = roles.weight_of(token, self._evidence.token_ids, (row, position))
         weights = torch.where(self._evidence.soft[row, position][:, None], weights, 1.0)
         return of_states(weights.to(self._scores.dtype), self._scores.shape[-1])
+
+    def _tokens_of(self, states: Tensor, positions: Tensor | None) -> Tensor:
+        mass = [
+            tables.token_mixture(states[..., part], positions) * read.dense_weights(positions)
+            for tables, read, part in self._tables.readings(self._evidence)
+        ]
+        return self._known_or(_sum(mass), positions)
 
     def _known_or(self, mass: Tensor, positions: Tensor | None) -> Tensor:
         """Token probabilities of `(B, L, V)` (or `(B, V)`, at `positions`) mass; those of known tokens are 1."""

@@ -82,6 +82,9 @@ class Seen(Circuit):
     def _spread_tail(self) -> None:
         self.base.emission_logits[:, self.vocabulary.tail] += self.vocabulary.log_unseen
 
+    def as_core_reads(self, tokens: Tensor, evidence: Evidence) -> tuple[Tensor, Evidence]:
+        return self.vocabulary.entry_of[tokens], self._reduce(evidence).evidence
+
     def log_prob(self, tokens: Tensor) -> Tensor:
         self._check_tokens(tokens)
         found = self.base.log_prob(self.vocabulary.entry_of[tokens])

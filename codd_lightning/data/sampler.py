@@ -88,6 +88,12 @@ class GlobalBatches(Sampler[list[int]]):
             if share:
                 yield share
 
+    def opening(self, examples: int) -> Iterator[list[int]]:
+        """The first examples of the epoch in batches, of all ranks together."""
+        order = list(self.sampler)[:examples]
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
     def __len__(self) -> int:
         whole, rest = divmod(len(self.sampler), self.batch_size)
         return whole + (1 if rest > self._rank and not self._drop_last else 0)

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any
 
 import lightning as L
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
-from codd_lightning.circuits import HMM, Circuit, Evidence, SamplerHead, describe, split_dead_states
+from codd_lightning.circuits import HMM, Circuit, SamplerHead, Traces, describe, split_forgetful_states
 from codd_lightning.data import Batch, Blocks
 from codd_lightning.decoding import require_fit
 from codd_lightning.diffusion import WEIGHTS
@@ -20,18 +19,13 @@ from codd_lightning.metrics import LikelihoodByMaskRatio
 from codd_lightning.modules.blocks import clean_blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.counting import expected_counts
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import CountingRecipe, CyclicAdamW, OptimizerRecipe, is_log_distribution
+from codd_lightning.modules.optimizers import CountingRecipe, CyclicAdamW, OptimizerRecipe, Phase, is_log_distribution
 from codd_lightning.seeding import sample_generator
 
 log = logging.getLogger("codd_lightning")
 
 
-class Phase(Enum):
-    """What a circuit learns in a cycle of `CyclicAdamW`."""
-
-    STATIC = "its tables, as if there were no context"
-    ALONE = "the text by the context, as if the backbone said nothing of its tokens"
-    COUPLED = "the text by both"
+TRACED_EXAMPLES = 1440  # that states are split by
 
 
 class CircuitModule(L.LightningModule):
@@ -94,44 +88,40 @@ class CircuitModule(L.LightningModule):
         if cycle and not within:
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
             optimizer.state.clear()
-            if self._optimizer.split_dead_states:
-                self._split_dead_states(batch)
+            if self._optimizer.split_states and isinstance(self.circuit.core, HMM):
+                self._split_states(self.circuit.core, self._optimizer.phase_of(cycle - 1))
 
-    def _split_dead_states(self, batch: Batch | Blocks) -> None:
-        """Splits the states that the true tokens of a batch do not use, on all ranks alike."""
-        core = self.circuit.core
-        if not isinstance(core, HMM):
-            return
-        blocks = self._blocks(batch, self.current_epoch, "training noise")
-        count, length = blocks.tokens.shape
-        nothing = Evidence.nothing_known(count, length, self.circuit.vocab_size, device=self.device)
-        clean = nothing.clamp(blocks.tokens, torch.ones_like(blocks.masked))
-        usage = self._sum_over_ranks({"": self.circuit.expected_counts(clean)["emission"].sum((0, 1))})[""]
-        generator = sample_generator(self.noise.seed, 0, self.global_step, "splitting")
-        split = split_dead_states(core, usage, generator)
-        self.log("train/split_states", float(split), batch_size=blocks.examples)
+    @torch.no_grad()
+    def _split_states(self, core: HMM, learnt: Phase) -> None:
+        """Lets states remember what they forget of the epoch's first examples; found by one rank for all."""
+        split = 0
+        if self.trainer.is_global_zero:
+            text = []
+            for batch in self.trainer.train_dataloader.opening(TRACED_EXAMPLES):
+                batch = batch.to(self.device)
+                blocks = _as_learnt(self._blocks(batch, self.current_epoch, "training noise"), learnt)
+                text.append((blocks.tokens, blocks.evidence))
+            generator = sample_generator(self.noise.seed, 0, self.global_step, "splitting")
+            split = split_forgetful_states(core, Traces.of(self.circuit, text, generator))
+        shared = self.trainer.strategy.broadcast((split, core.state_dict()))
+        core.load_state_dict(shared[1])
+        self.log("train/split_states", float(shared[0]), batch_size=1)
 
     def _cycle(self, optimizer: CyclicAdamW) -> tuple[int, int, int]:
         return optimizer.cycle_of(self.global_step, int(self.trainer.estimated_stepping_batches))
 
     @property
     def _phase(self) -> Phase:
-        optimizer = self._optimizer
-        if not isinstance(optimizer, CyclicAdamW):
+        if not isinstance(self._optimizer, CyclicAdamW):
             return Phase.COUPLED
-        cycle = self._cycle(optimizer)[0]
-        if cycle < optimizer.static_cycles:
-            return Phase.STATIC
-        return Phase.ALONE if cycle < optimizer.static_cycles + optimizer.alone_cycles else Phase.COUPLED
+        return self._optimizer.phase_of(self._cycle(self._optimizer)[0])
 
     def training_step(self, batch: Batch | Blocks, batch_idx: int) -> Tensor | None:
         if self.conditional:
             blocks = self._blocks(batch, self.current_epoch, "training noise")
+            blocks = _as_learnt(blocks, self._phase)
             weights = self.weight(blocks.noise)  # (M,)
-            if self._phase == Phase.STATIC:
-                blocks = dataclasses.replace(blocks, evidence=dataclasses.replace(blocks.evidence, context=None))
-            elif self._phase == Phase.ALONE:
-                blocks = dataclasses.replace(blocks, evidence=blocks.evidence.alone())
+            if self._phase == Phase.ALONE:
                 weights = torch.full_like(weights, 1 / self.noise.block_length)
         else:
             assert isinstance(batch, Batch), "clean text is never cached"
@@ -230,3 +220,13 @@ class CircuitModule(L.LightningModule):
         return scored_blocks(
             self.backbone, batch, noised, self.noise.block_length, self.evidence_top_k, self.circuit.reads
         )
+
+
+def _as_learnt(blocks: Blocks, phase: Phase) -> Blocks:
+    """Blocks with the evidence that a phase learns from."""
+    evidence = blocks.evidence
+    if phase == Phase.STATIC:
+        evidence = dataclasses.replace(evidence, context=None)
+    elif phase == Phase.ALONE:
+        evidence = evidence.alone()
+    return dataclasses.replace(blocks, evidence=evidence)

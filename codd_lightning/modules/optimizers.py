@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -13,6 +14,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from codd_lightning.circuits import EM, Anemone, Circuit, CountingOptimizer
 from codd_lightning.errors import UserError
+
+
+class Phase(Enum):
+    """What a circuit learns in a cycle of `CyclicAdamW`."""
+
+    STATIC = "its tables, as if there were no context"
+    ALONE = "the text by the context, as if the backbone said nothing of its tokens"
+    COUPLED = "the text by both"
+
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -131,7 +141,7 @@ class CyclicAdamW(AdamW):
             backbone says of each token: that leaves its heads little to learn from (see docs/contextual.md).
         head_lr: peak learning rate of what depends on a context; None for `lr`.
         later_lr: peak learning rate of the tables once the heads learn; None for `lr`.
-        split_dead_states: whether each cycle but the first begins with `codd_lightning.circuits.split_dead_states`.
+        split_states: whether each cycle but the first begins with `codd_lightning.circuits.split_forgetful_states`.
 
     Raises:
         UserError: nothing would be left of the cycles.
@@ -142,7 +152,7 @@ class CyclicAdamW(AdamW):
     alone_cycles: int = 0
     head_lr: float | None = None
     later_lr: float | None = None
-    split_dead_states: bool = True
+    split_states: bool = True
 
     def __post_init__(self) -> None:
         if self.static_cycles + self.alone_cycles >= self.cycles:
@@ -159,6 +169,12 @@ class CyclicAdamW(AdamW):
         cycle = min(bisect_right(ends, step), self.cycles - 1)
         start = ends[cycle - 1] if cycle else 0
         return cycle, step - start, ends[cycle] - start
+
+    def phase_of(self, cycle: int) -> Phase:
+        """What is learnt in a cycle."""
+        if cycle < self.static_cycles:
+            return Phase.STATIC
+        return Phase.ALONE if cycle < self.static_cycles + self.alone_cycles else Phase.COUPLED
 
     def optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         tables = [p for name, p in parameters if is_log_distribution(name)]

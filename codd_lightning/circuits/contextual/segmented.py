@@ -119,6 +119,11 @@ class SegmentedHMM(HMM):
         states = torch.arange(self.num_states)
         return [states[: -self.stop_states], states[-self.stop_states :]]
 
+    def by_state(self) -> list[Tensor]:
+        last = self.latent_potentials[-1]
+        of_copies = [table.unflatten(0, (self.segments, -1)).transpose(0, 1) for table in (last.weight, last.bias)]
+        return [*super().by_state(), self.shares, *of_copies]
+
     def prepare(self, evidence: Evidence) -> Evidence:
         context = evidence.context
         if context is None:

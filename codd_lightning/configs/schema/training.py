@@ -63,7 +63,7 @@ class CyclicAdamW(AdamW):
     alone_cycles: int = ranged(0, minimum=0)
     head_lr: float | None = ranged(None, above=0.0)
     later_lr: float | None = ranged(None, above=0.0)
-    split_dead_states: bool = True
+    split_states: bool = True
 
 
 @dataclass

@@ -1,0 +1,270 @@
+"""States put to use where a chain forgets what it should remember."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codd_lightning.circuits.circuit import Circuit
+from codd_lightning.circuits.errors import CircuitError
+from codd_lightning.circuits.evidence import Evidence
+from codd_lightning.circuits.hmm import HMM
+
+LOOKBACK = 10  # positions before a state whose tokens it may have to remember
+COLUMNS = 512  # the most frequent tokens, which are told apart in what states expect
+FREE = 10  # a state of fewer than 1 / (FREE · N) of the positions is free to become another's copy
+WORTH = 12.0  # nats of the traced text that each copy must be worth
+EXCLUSIVE = 0.97  # a state whose positions lie on the paths by more than this share remembers already
+RARE = 0.03  # and one of fewer of the paths' positions than this is left out
+PSEUDOCOUNT = 2.0  # of counts that are compared
+LEAST = 1e-6  # of what is divided by
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a circuit makes of text: the states behind it, and what each of them expects next.
+
+    Attributes:
+        tokens: `(B, L)` long.
+        states: `(B, L)` long, drawn from the posterior given all tokens.
+        columns: `(B, L)` long: the token's column of `expected`; the last is that of all that are rare.
+        expected: `(B, L, W)`: `P(x_i | z_{i-1}, evidence)`; of no use at the first position.
+    """
+
+    tokens: Tensor
+    states: Tensor
+    columns: Tensor
+    expected: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, circuit: Circuit, text: Iterable[tuple[Tensor, Evidence]], generator: torch.Generator) -> "Traces":
+        """Traces of the batches of a text.
+
+        Args:
+            circuit: whose core is an HMM.
+            text: tokens of blocks, and evidence of them; where it knows a token, nothing is expected of it.
+            generator: draws the states, on the CPU.
+        """
+        core = circuit.core
+        assert isinstance(core, HMM), "told apart before"
+        batches = [circuit.as_core_reads(tokens, evidence) for tokens, evidence in text]
+        frequent = torch.cat([tokens.flatten() for tokens, _ in batches]).bincount(minlength=core.vocab_size)
+        kept = frequent.topk(min(COLUMNS, core.vocab_size)).indices
+        column = frequent.new_full((core.vocab_size,), len(kept)).index_put((kept,), torch.arange(len(kept)).to(kept))
+        parts = []
+        for tokens, evidence in batches:
+            evidence = core.prepare(evidence)
+            states = core.posterior(evidence.clamp(tokens, evidence.soft)).sample_latents(generator)
+            expected = core.expected_after(evidence, states)[..., kept]
+            rest = (1.0 - expected.sum(-1, keepdim=True)).clamp_min(0.0)
+            found = (tokens, states % core.num_states, column[tokens], torch.cat([expected, rest], -1))
+            parts.append([part.cpu() for part in found])
+        return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Split:
+    """A state that should remember which of two groups of tokens came some positions before.
+
+    Attributes:
+        gain: nats of the traced text.
+        state: that forgets.
+        lookback: positions back to the tokens; 0 for the state's own.
+        tokens: `(W,)` bool, the columns of the smaller group.
+    """
+
+    gain: float
+    state: int
+    lookback: int
+    tokens: Tensor
+
+
+def find_split(traces: Traces, state: int, lookback: int) -> Split | None:
+    """The best division of what came `lookback` positions before a state, by what comes after it.
+
+    Observed counts of (token before, token after) are set against those that the circuit expects, which are scaled to
+    the observed sums over either: what is left over, the state forgets. The two groups are sought along the first
+    singular vector of the residuals (after Chou, 1991). None where there is nothing to divide.
+    """
+    here = traces.states[:, lookback:-1] == state
+    befores, row = traces.columns[:, : here.shape[1]][here].unique(return_inverse=True)
+    afters, column = traces.columns[:, lookback + 1 :][here].unique(return_inverse=True)
+    if len(befores) < 2 or len(afters) < 2:
+        return None
+    observed = torch.zeros(len(befores), len(afters))
+    observed.index_put_((row, column), torch.ones(len(row)), accumulate=True)
+    hoped = traces.expected[:, lookback + 1 :][here][:, afters].float()
+    expected = torch.zeros_like(observed).index_add_(0, row, hoped).clamp_min(LEAST)
+    for _ in range(3):  # iterative proportional fitting
+        expected = expected * (observed.sum(0) / expected.sum(0))
+        expected = expected * (observed.sum(1) / expected.sum(1))[:, None]
+    weight = observed.sum(1)
+    residual = (observed - expected) / expected.sqrt()
+    order = (torch.linalg.svd(residual, full_matrices=False).U[:, 0] / weight.sqrt()).argsort()
+    found, hoped = observed[order].cumsum(0), expected[order].cumsum(0)
+    gains = _gain(found[:-1], hoped[:-1]) + _gain(found[-1] - found[:-1], hoped[-1] - hoped[:-1])
+    cut = int(gains.argmax())
+    first, second = order[: cut + 1], order[cut + 1 :]
+    smaller = first if weight[first].sum() <= weight[second].sum() else second
+    tokens = torch.zeros(traces.expected.shape[-1], dtype=torch.bool)
+    tokens[befores[smaller]] = True
+    return Split(float(gains[cut]), state, lookback, tokens)
+
+
+@torch.no_grad()
+def split_forgetful_states(circuit: HMM, traces: Traces) -> int:
+    """Lets states remember what they forget, by copies of the paths that lead from it to them; in place.
+
+    A chain forgets what came before a state, unless another state stands for each thing that matters. Where traces
+    show that what comes after a state depends on a token some positions before it, beyond what the circuit expects,
+    the states on the way are copied, and what follows the one group of tokens is led through the copies. States that
+    are free become the copies. The most nats for each copy come first, until none is worth its while.
+
+    Args:
+        circuit: homogeneous.
+        traces: of its text; a thousand blocks and more.
+
+    Returns:
+        How many states became copies of others.
+
+    Raises:
+        CircuitError: the circuit has emissions of its own for each position.
+    """
+    if not circuit.homogeneous:
+        raise CircuitError("states that differ by position are not split: use homogeneous=true")
+    splitter = _Splitter(circuit, traces)
+    splitter.copy_paths()
+    _write(circuit, traces, splitter.states, splitter.source.to(circuit.initial_logits.device))
+    return int((splitter.source != torch.arange(circuit.num_states)).sum())
+
+
+class _Splitter:
+    """Traces, relabelled as if copies had been there; a circuit is asked for sizes alone.
+
+    Attributes:
+        states: `(B, L)` long, with the copies among them.
+        source: `(N,)` long: what each state is a copy of, most of themselves.
+    """
+
+    def __init__(self, circuit: HMM, traces: Traces) -> None:
+        self._num_states = circuit.num_states
+        self._traces = dataclasses.replace(traces, states=traces.states.clone())
+        self.states = self._traces.states
+        self.source = torch.arange(circuit.num_states)
+        self._group = torch.empty_like(self.source)
+        usage = self._usage()
+        self._free = []
+        for number, group in enumerate(circuit.state_groups):
+            self._group[group] = number
+            rare = group[usage[group] * FREE * self._num_states < usage.sum()]
+            self._free.append(rare[usage[rare].argsort(descending=True)].tolist())
+
+    def copy_paths(self) -> None:
+        found: dict[tuple[int, int], Split] = {}
+        changed = set(range(self._num_states))
+        while any(self._free):
+            for key in [(state, lookback) for state in changed for lookback in range(LOOKBACK + 1)]:
+                found.pop(key, None)
+                split = find_split(self._traces, *key)
+                if split is not None and split.gain >= WORTH:
+                    found[key] = split
+            worth, best = WORTH, None
+            for split in sorted(found.values(), key=lambda split: -split.gain):
+                if split.gain < worth:
+                    break
+                where, copied = self._path(split)
+                if copied and split.gain >= worth * len(copied) and self._affordable(copied):
+                    worth, best = split.gain / len(copied), (where, copied)
+            if best is None:
+                return
+            where, copied = best
+            changed = set(self.states[where].tolist())
+            for state in copied:
+                copy = self._free[int(self._group[state])].pop()
+                self.source[copy] = self.source[state]
+                self.states[where & (self.states == state)] = copy
+                changed.add(copy)
+
+    def _path(self, split: Split) -> tuple[Tensor, list[int]]:
+        """`(B, L)` bool, the paths from the smaller group to the token after, and the states on them to be copied."""
+        traces, back = self._traces, split.lookback
+        ends = self.states[:, back:-1] == split.state
+        ends &= split.tokens[traces.columns[:, : ends.shape[1]]]
+        where, after = (torch.zeros(self.states.shape, dtype=torch.bool) for _ in range(2))
+        for offset in range(back + 1):
+            where[:, offset : offset + ends.shape[1]] |= ends
+        after[:, back + 1 :] = ends
+        on_path = self._usage(where)
+        shared = (on_path > RARE * ends.sum()) & (on_path < EXCLUSIVE * self._usage())
+        copied = shared.nonzero().flatten().tolist()
+        for state in self.states[after].unique().tolist():
+            here = self.states == state
+            if state not in copied and self._says_otherwise(here & after, here & ~after):
+                copied.append(state)
+                where |= here & after
+        return where, copied
+
+    def _says_otherwise(self, here: Tensor, there: Tensor) -> bool:
+        """Whether the tokens at two sets of positions differ by what a copy is worth."""
+        columns, size = self._traces.columns, self._traces.expected.shape[-1]
+        counts = torch.stack([torch.bincount(columns[where], minlength=size) for where in (here, there)]).float()
+        independent = counts.sum(1, keepdim=True) * counts.sum(0) / counts.sum().clamp_min(1.0)
+        return float(_gain(counts, independent).sum()) > WORTH
+
+    def _usage(self, where: Tensor | slice = slice(None)) -> Tensor:
+        return torch.bincount(self.states[where].flatten(), minlength=self._num_states)
+
+    def _affordable(self, copied: list[int]) -> bool:
+        needed = torch.bincount(self._group[copied], minlength=len(self._free))
+        return all(int(count) <= len(free) for count, free in zip(needed, self._free, strict=True))
+
+
+def _write(circuit: HMM, traces: Traces, states: Tensor, source: Tensor) -> None:
+    """Makes copies of states what relabelled traces show them to be.
+
+    Logits change by the log of what is counted over what is expected of copies that are all alike.
+    """
+    device = circuit.initial_logits.device
+    size = circuit.num_states
+    now, tokens = states.to(device), traces.tokens.to(device)
+    then = source[now]
+    copies = source != torch.arange(size, device=device)
+    touched = copies.index_fill(0, source[copies], True)
+    uses, used = (_count(labels, size) for labels in (now, then))
+    share = (uses / used[source].clamp_min(1.0)).clamp_min(LEAST)
+
+    def change(found: Tensor, hoped: Tensor) -> Tensor:
+        return ((found + PSEUDOCOUNT) / (hoped + PSEUDOCOUNT)).log()
+
+    led, led_then = (_count_pairs(labels[:, :-1], labels[:, 1:], size, size) for labels in (now, then))
+    usual = led_then / led_then.sum(1, keepdim=True).clamp_min(1.0)
+    transition = share.log() + change(led, led.sum(1, keepdim=True) * usual[source][:, source] * share)
+    first, first_then = (_count(labels[:, 0], size) for labels in (now, then))
+    initial = share.log() + change(first, first_then[source] * share)
+    said, said_then = (_count_pairs(labels, tokens, size, circuit.vocab_size) for labels in (now, then))
+    emission = change(said, uses[:, None] * (said_then / used.clamp_min(1.0)[:, None])[source])
+
+    for parameter in circuit.by_state():
+        parameter.copy_(parameter[source])
+    table = circuit.transition_logits[0]
+    table.copy_(table[:, source])
+    table += torch.where(touched[:, None] | touched, transition, 0.0)
+    circuit.initial_logits += torch.where(touched, initial, 0.0)
+    circuit.emission_logits[0] += torch.where(touched[:, None], emission, 0.0).T
+
+
+def _gain(observed: Tensor, expected: Tensor) -> Tensor:
+    """`Σ o log(o / e)` over the last dimension, nats."""
+    return torch.xlogy(observed, observed / expected.clamp_min(LEAST)).sum(-1)
+
+
+def _count(labels: Tensor, size: int) -> Tensor:
+    return torch.bincount(labels.flatten(), minlength=size).float()
+
+
+def _count_pairs(first: Tensor, second: Tensor, size: int, columns: int) -> Tensor:
+    """`(size, columns)`: how often each pair of labels occurs."""
+    return _count(first * columns + second, size * columns).view(size, columns)
