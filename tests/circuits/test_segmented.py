@@ -21,7 +21,6 @@ from codd_lightning.circuits import (
     SegmentedHMM,
     load_circuit,
     save_circuit,
-    split_dead_states,
 )
 
 from .structures import CLOSE
@@ -202,14 +201,6 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     narrow = Context(context.hidden.float(), context.before.float(), context.present)  # type: ignore[union-attr]
     single = dataclasses.replace(evidence, weights=evidence.weights.float(), context=narrow)
     assert torch.equal(again.log_conditional(tokens, single), circuit.log_conditional(tokens, single))
-
-
-def test_states_that_stop_are_copied_among_themselves() -> None:
-    circuit = SegmentedHMM(6, V, L, D, STOP, segments=C, stop_states=2).double()
-    usage = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
-    assert split_dead_states(circuit, usage, torch.Generator().manual_seed(0)) == 2
-    emission = circuit.probabilities()[2]
-    assert_close(emission[:, STOP], torch.tensor([0.0, 0, 0, 0, 1, 1]).double(), **CLOSE)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from codd_lightning.backbones import Backbone, new_backbone
-from codd_lightning.circuits import HMM, ContextualHMM, Evidence, SegmentedHMM
+from codd_lightning.circuits import HMM, ContextualHMM, Evidence, SegmentedHMM, Traces
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.errors import UserError
 from codd_lightning.modules import (
@@ -25,6 +25,7 @@ from codd_lightning.modules import (
     CyclicAdamW,
     ExpectationMaximization,
     Noise,
+    circuit_module,
 )
 
 from .helpers import trainer_of
@@ -437,19 +438,24 @@ def test_a_circuit_alone_learns_the_text_and_hears_nothing_of_the_backbones_toke
     assert moved == {name for name, _ in circuit.named_parameters()}
 
 
-def test_dead_states_are_split_at_the_start_of_a_cycle(
-    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+def test_states_are_split_at_the_start_of_a_cycle(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = {}
-    for split in (False, True):
+    found: list[int] = []
+
+    def split(circuit: HMM, traces: Traces) -> int:
+        found.append(len(traces.tokens))
+        with torch.no_grad():
+            circuit.initial_logits.fill_(3.0)
+        return 2
+
+    monkeypatch.setattr(circuit_module, "split_forgetful_states", split)
+    monkeypatch.setattr(circuit_module, "TRACED_EXAMPLES", 3)
+    for splits in (False, True):
         circuit = hmm_of(num_states=8)
-        with torch.no_grad():  # states of no use that training does not revive
-            circuit.initial_logits[4:] = -40.0
-            circuit.transition_logits[..., 4:] = -40.0
-        recipe = CyclicAdamW(lr=0.01, warmup_steps=0, cycles=2, static_cycles=0, split_dead_states=split)
+        recipe = CyclicAdamW(lr=1e-9, warmup_steps=0, cycles=3, static_cycles=0, split_states=splits)
         module = module_of(real_backbone(words), circuit, optimizer=recipe)
-        trainer_of(max_epochs=2).fit(module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words))
-        nothing = Evidence.nothing_known(1, BLOCK, VOCABULARY)
-        usage[split] = circuit.expected_counts(nothing)["emission"].sum((0, 1))
-    assert bool((usage[False][4:] < 1e-6).all())
-    assert bool((usage[True] > 1e-4).all())
+        trainer_of(max_epochs=3).fit(module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words))
+        assert len(found) == 2 * splits  # at each start of a cycle but the first
+        assert bool((circuit.initial_logits > 2.9).all()) == splits
+    assert all(3 <= blocks <= 6 for blocks in found)  # of three examples, with what is masked

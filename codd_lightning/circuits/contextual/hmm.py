@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from codd_lightning.circuits.circuit import register_circuit
 from codd_lightning.circuits.context import Reads
@@ -90,6 +90,12 @@ class ContextualHMM(HMM):
     def config(self) -> dict[str, Any]:
         without = {key: value for key, value in super().config().items() if key != "homogeneous"}
         return {**without, **self._options}
+
+    def by_state(self) -> list[Tensor]:
+        if self.latent_potentials is None:
+            return super().by_state()
+        last = [module for module in self.latent_potentials.modules() if isinstance(module, nn.Linear)][-1]
+        return [*super().by_state(), last.weight, last.bias]
 
     def prepare(self, evidence: Evidence) -> Evidence:
         context = evidence.context

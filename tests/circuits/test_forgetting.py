@@ -1,0 +1,178 @@
+"""Paths that forget are copied: what the circuit then says of a text that needs memory, and of one that needs none."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from codd_lightning.circuits import (
+    HMM,
+    CircuitError,
+    ContextualHMM,
+    Evidence,
+    Seen,
+    SegmentedHMM,
+    Traces,
+    split_forgetful_states,
+)
+
+from .structures import CLOSE
+from .test_contextual import make_evidence
+
+COUNT, NUMBER, OF, RISES, GROWS, UNUSED = range(6)
+LENGTH = 3
+SPARE = 4
+
+
+def twins(spare: int = SPARE) -> HMM:
+    """Says "count of rises", "number of grows" and both mixtures: one state for each position, and spare ones."""
+    states = 3 + spare
+    circuit = HMM(states, 6, LENGTH)
+    with torch.no_grad():
+        for table in circuit.parameters():
+            table.fill_(-20.0)
+        circuit.initial_logits[0] = 0.0
+        for state in range(states):
+            circuit.transition_logits[0, state, min(state + 1, 2) if state < 3 else 0] = 0.0
+        for state, tokens in enumerate(((COUNT, NUMBER), (OF,), (RISES, GROWS))):
+            circuit.emission_logits[0, list(tokens), state] = 0.0
+        circuit.emission_logits[0, UNUSED, 3:] = 0.0
+    return circuit
+
+
+def text(mixed: bool = False, size: int = 400) -> torch.Tensor:
+    """As many of each; mixed or not."""
+    sentences = [[COUNT, OF, RISES], [NUMBER, OF, GROWS], [COUNT, OF, GROWS], [NUMBER, OF, RISES]]
+    kinds = torch.tensor(sentences[: 4 if mixed else 2])
+    return kinds.repeat(size // len(kinds), 1)
+
+
+def traces_of(circuit: HMM | Seen, tokens: torch.Tensor) -> Traces:
+    nothing = Evidence.nothing_known(len(tokens), tokens.shape[1], circuit.vocab_size)
+    batches = [(part, nothing.rows(torch.arange(len(part)))) for part in tokens.split(150)]
+    return Traces.of(circuit, batches, torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def said_by(circuit: HMM | Seen, tokens: torch.Tensor) -> torch.Tensor:
+    return circuit.log_prob(tokens)
+
+
+def test_what_a_state_lets_expect_is_what_paths_through_it_say() -> None:
+    torch.manual_seed(0)
+    circuit = HMM(3, 4, LENGTH).double()
+    logits = torch.randn(1, LENGTH, 4, dtype=torch.float64)
+    evidence = Evidence.from_logits(logits, torch.full((1, LENGTH), 4), mask_token_id=4)
+    weights = logits.softmax(-1)
+    initial, transition, emission = circuit.probabilities()
+    latents = torch.tensor([[2, 1, 0]])
+    found = circuit.expected_after(evidence, latents)
+    for position in range(LENGTH):
+        expected = torch.zeros(4, dtype=torch.float64)
+        for path in itertools.product(range(3), repeat=LENGTH):
+            if position and path[position - 1] != latents[0, position - 1]:
+                continue
+            for tokens in itertools.product(range(4), repeat=LENGTH):
+                # what is before the position is a factor of all its tokens alike, given the state there
+                here = initial[path[0]] if not position else 1.0
+                for i in range(LENGTH - 1):
+                    here = here * transition[path[i], path[i + 1]]
+                for i in range(LENGTH):
+                    here = here * emission[path[i], tokens[i]] * weights[0, i, tokens[i]]
+                expected[tokens[position]] += here
+        assert_close(found[0, position], expected / expected.sum(), **CLOSE)
+
+
+def test_what_a_path_forgot_it_remembers_by_copies() -> None:
+    circuit, tokens = twins(), text()
+    before = said_by(circuit, tokens)
+    assert_close(before, torch.full_like(before, -2 * math.log(2)), atol=0.01, rtol=0.0)
+    assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 3  # of all three states
+    after = said_by(circuit, tokens)
+    assert_close(after, torch.full_like(after, -math.log(2)), atol=0.05, rtol=0.0)
+    assert bool((said_by(circuit, text(mixed=True)[2:4]) < -3.5).all())
+
+
+def test_nothing_changes_where_nothing_is_forgotten() -> None:
+    circuit, tokens = twins(), text(mixed=True)
+    before = {name: table.clone() for name, table in circuit.state_dict().items()}
+    assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 0
+    assert all(torch.equal(table, before[name]) for name, table in circuit.state_dict().items())
+
+
+@pytest.mark.parametrize("spare", [0, 2])
+def test_where_states_are_not_free_for_the_whole_path_it_stays(spare: int) -> None:
+    circuit, tokens = twins(spare), text()
+    before = said_by(circuit, tokens)
+    assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 0
+    assert torch.equal(said_by(circuit, tokens), before)
+
+
+def test_what_evidence_knows_is_not_forgotten() -> None:
+    circuit, tokens = twins(), text()
+    known = Evidence.nothing_known(len(tokens), LENGTH, 6).clamp(tokens, torch.ones_like(tokens, dtype=torch.bool))
+    traces = Traces.of(circuit, [(tokens, known)], torch.Generator().manual_seed(0))
+    assert split_forgetful_states(circuit, traces) == 0
+
+
+def test_a_core_with_a_vocabulary_of_its_own_is_split_by_that() -> None:
+    tokens = text()
+    circuit = Seen(twins(), 8, [3, 4, 5, 6, 7])
+    outer = tokens + 3
+    before = said_by(circuit, outer)
+    core = circuit.core
+    assert isinstance(core, HMM)
+    assert split_forgetful_states(core, traces_of(circuit, outer)) == 3
+    assert_close(said_by(circuit, outer), before + math.log(2), atol=0.05, rtol=0.0)
+
+
+@pytest.mark.parametrize("kind", ["hmm", "linear", "mlp", "segmented"])
+def test_the_parameters_by_state_are_all_that_belong_to_states(kind: str) -> None:
+    """Renaming states by them, and the columns of the transitions, changes nothing that the circuit says."""
+    torch.manual_seed(0)
+    circuit: HMM
+    if kind == "hmm":
+        circuit = HMM(4, 4, 3)
+    elif kind == "segmented":
+        circuit = SegmentedHMM(4, 4, 3, 6, 2, segments=2, stop_states=1, slots=2, slot_rank=3, latent_width=4)
+    else:
+        circuit = ContextualHMM(4, 4, 3, 6, latent=kind, roles=0, adapter_width=0)
+    circuit = circuit.double()
+    with torch.no_grad():
+        for parameter in circuit.parameters():
+            parameter.normal_()
+    evidence = make_evidence()
+    if kind == "hmm":
+        evidence = Evidence.nothing_known(2, 3, 4, dtype=torch.float64)
+    before = circuit.log_partition(evidence).detach()
+    order = torch.tensor([2, 0, 1, 3])
+    with torch.no_grad():
+        for parameter in circuit.by_state():
+            parameter.copy_(parameter[order])
+        circuit.transition_logits[0].copy_(circuit.transition_logits[0][:, order])
+    assert_close(circuit.log_partition(evidence).detach(), before, **CLOSE)
+
+
+def test_states_that_stop_are_copied_among_themselves() -> None:
+    torch.manual_seed(0)
+    circuit = SegmentedHMM(8, 6, LENGTH, 6, OF, segments=2, stop_states=2, slots=2, latent_width=4)
+    plain = twins(spare=5)
+    order = torch.tensor([0, 2, 3, 4, 5, 6, 1, 7])  # the state that says "of" is one that stops
+    with torch.no_grad():
+        circuit.initial_logits.copy_(plain.initial_logits[order])
+        circuit.transition_logits.copy_(plain.transition_logits[:, order][:, :, order])
+        circuit.emission_logits.copy_(plain.emission_logits[:, :, order])
+    tokens = text()
+    assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 3
+    emission = circuit.probabilities()[2]
+    assert_close(emission[:, OF], torch.tensor([0.0] * 6 + [1.0] * 2))
+    after = said_by(circuit, tokens)
+    assert_close(after, torch.full_like(after, -math.log(2)), atol=0.05, rtol=0.0)
+
+
+def test_states_that_differ_by_position_are_refused() -> None:
+    circuit = HMM(4, 6, LENGTH, homogeneous=False)
+    with pytest.raises(CircuitError, match="use homogeneous=true"):
+        split_forgetful_states(circuit, traces_of(twins(), text()))
