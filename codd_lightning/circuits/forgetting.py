@@ -248,11 +248,11 @@ def _write(circuit: HMM, traces: Traces, states: Tensor, source: Tensor) -> None
     emission = change(said, uses[:, None] * (said_then / used.clamp_min(1.0)[:, None])[source])
 
     for parameter in circuit.by_state():
-        parameter.copy_(parameter[source])
+        parameter.copy_(parameter[source[: len(parameter)]])  # a copy is of its own group
     table = circuit.transition_logits[0]
     table.copy_(table[:, source])
     table += torch.where(touched[:, None] | touched, transition, 0.0)
-    circuit.initial_logits += torch.where(touched, initial, 0.0)
+    circuit.initial_logits.add_(torch.where(touched, initial, 0.0))
     circuit.emission_logits[0] += torch.where(touched[:, None], emission, 0.0).T
 
 

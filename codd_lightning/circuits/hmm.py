@@ -118,7 +118,7 @@ class HMM(LatentCircuit):
         return list(torch.arange(self.num_states).chunk(max(self.num_roles, 1)))
 
     def by_state(self) -> list[Tensor]:
-        """Views of the parameters that belong to states, each with the states along its first dimension.
+        """Views of the parameters that belong to states, each with all states or the first along its first dimension.
 
         Columns of the transitions, what leads to a state, are not among them.
         """

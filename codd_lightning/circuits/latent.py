@@ -133,7 +133,7 @@ class LatentCircuit(Circuit):
         """Scores of the states, `(B, L, N)`, at most 1, and the logs of what they were divided by, `(B, L)`."""
         self._check_evidence(evidence)
         potentials = evidence.latent_potentials
-        num_states = tables.emission.shape[2]
+        num_states = tables.num_states
         if potentials is not None and potentials.shape[-1] != num_states:
             raise CircuitError(
                 f"latent_potentials over {potentials.shape[-1]} states do not fit a circuit of {num_states}"

@@ -40,6 +40,11 @@ class Tables:
     _ranked: dict[int, Tensor] = field(default_factory=dict)
     _parts: dict[int, list["Tables"]] = field(default_factory=dict)
 
+    @property
+    def num_states(self) -> int:
+        """N"""
+        return self.emission.shape[2]
+
     def readings(self, evidence: Evidence) -> list[tuple["Tables", Evidence, slice]]:
         """The states of each role: their emissions, the evidence as they read it, and where they stand among all."""
         roles = evidence.roles

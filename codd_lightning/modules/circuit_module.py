@@ -97,9 +97,10 @@ class CircuitModule(L.LightningModule):
         split = 0
         if self.trainer.is_global_zero:
             text = []
-            for batch in self.trainer.train_dataloader.opening(TRACED_EXAMPLES):
-                batch = batch.to(self.device)
-                blocks = _as_learnt(self._blocks(batch, self.current_epoch, "training noise"), learnt)
+            loader: Any = self.trainer.train_dataloader
+            for batch in loader.opening(TRACED_EXAMPLES):
+                blocks = self._blocks(batch.to(self.device), self.current_epoch, "training noise")
+                blocks = _as_learnt(blocks, learnt)
                 text.append((blocks.tokens, blocks.evidence))
             generator = sample_generator(self.noise.seed, 0, self.global_step, "splitting")
             split = split_forgetful_states(core, Traces.of(self.circuit, text, generator))

@@ -27,13 +27,14 @@ from .structures import CLOSE
 from .test_contextual import completions, make_evidence
 
 V, L, M, C, D, STOP = 4, 3, 3, 2, 6, 2
+OPEN = 1  # of the two states that do not stop
 
 
 def make(seed: int = 0, fresh: bool = False) -> SegmentedHMM:
     """In float64, with one state of three that stops; unless fresh, with heads that say something."""
     torch.manual_seed(seed)
     circuit = SegmentedHMM(
-        M, V, L, D, STOP, segments=C, stop_states=1, slots=2, slot_rank=3, latent_width=4, adapter_width=16
+        M, V, L, D, STOP, OPEN, segments=C, stop_states=1, slots=2, slot_rank=3, latent_width=4, adapter_width=16
     ).double()
     if not fresh:
         with torch.no_grad():
@@ -48,8 +49,10 @@ def by_enumeration(circuit: SegmentedHMM, evidence: Evidence, row: int) -> Tenso
     ready = circuit.prepare(evidence)
     assert ready.latent_potentials is not None
     assert ready.log_emission is not None
-    potentials, emission = ready.latent_potentials[row].exp(), ready.log_emission[row].exp()
-    initial, transition, _ = circuit.probabilities()
+    potentials, said = ready.latent_potentials[row].exp(), ready.log_emission[row].exp().view(V, C, -1)
+    initial, transition, static = circuit.probabilities()
+    closed = static.T[:, None, said.shape[-1] :].expand(-1, C, -1)
+    emission = torch.cat([said, closed], -1).flatten(1)
     weights = torch.where(
         evidence.observed[row, :, None], torch.eye(V, dtype=torch.float64)[evidence.tokens[row]], evidence.weights[row]
     )
@@ -210,6 +213,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         ({"stop_states": 2.5}, r"stop_states must be a whole number of at least 1, not 2\.5"),
         ({"stop_token": True}, "stop_token must be a whole number of at least 0, not True"),
         ({"stop_states": 3}, "stop_states=3 must be fewer than num_states=3"),
+        ({"open_states": 3}, "open_states=3 and stop_states=1 are more than num_states=3 together"),
         ({"stop_token": 4}, "stop_token=4 lies outside the vocabulary of 4"),
         ({"adapter_width": 20}, "adapter_width=20 must be a multiple of 16"),
     ],

@@ -28,7 +28,7 @@ class SegmentedHMM(HMM):
     on it is the next copy's. Copies share their tables; what tells them apart is what heads read in the context:
 
         p̂(z, x) ∝ π(m_1) Π A(m_{i-1}, m_i) · exp φ_i(c_i, m_i) · E_h(c_i, m_i, x_i) p_θ(x_i)
-        E_h(c, m, v) ∝ E(m, v) exp Σ_k s(m, k) ⟨U f_{c,k}, T_v⟩
+        E_h(c, m, v) ∝ E(m, v) exp Σ_k s(m, k) ⟨U f_{c,k}, T_v⟩ for m among the first `open_states`, else E(m, v)
 
     where `f_{c,k}` is what an adapter's slot k of segment c finds in the prompt and the block: the same state of the
     same wording says another number in another sentence. Evidence without a context is answered by the HMM of M states
@@ -36,10 +36,12 @@ class SegmentedHMM(HMM):
 
     Args:
         num_states: M, latent states of one segment.
-        vocab_size: V. Each block gets a table of V · C · M entries.
+        vocab_size: V.
         block_length: the most positions that a block may have.
         hidden_size: D, of the backbone's hidden states.
         stop_token: id of the token that ends a segment.
+        open_states: S, how many of the M states may say what the context lets them; the others say the same always.
+            Each block gets a table of V · C · S entries. None for three of eight.
         segments: C, the most that are told apart; what follows belongs to the last.
         stop_states: how many of the M states emit the stop token.
         slots: K, what each segment may ask of the context.
@@ -63,6 +65,7 @@ class SegmentedHMM(HMM):
         block_length: int,
         hidden_size: int,
         stop_token: int,
+        open_states: int | None = None,
         segments: int = 4,
         stop_states: int = 4,
         slots: int = 6,
@@ -74,6 +77,7 @@ class SegmentedHMM(HMM):
         self._options = {
             "hidden_size": hidden_size,
             "stop_token": stop_token,
+            "open_states": 1 if open_states is None else open_states,
             "segments": segments,
             "stop_states": stop_states,
             "slots": slots,
@@ -90,12 +94,18 @@ class SegmentedHMM(HMM):
             raise CircuitError(f"stop_token={stop_token} lies outside the vocabulary of {vocab_size}")
         if stop_states >= num_states:
             raise CircuitError(f"stop_states={stop_states} must be fewer than num_states={num_states}")
+        if open_states is None:
+            open_states = self._options["open_states"] = max(min(3 * num_states // 8, num_states - stop_states), 1)
+        if open_states + stop_states > num_states:
+            named = f"open_states={open_states} and stop_states={stop_states}"
+            raise CircuitError(f"{named} are more than num_states={num_states} together")
         if adapter_width % HEAD_WIDTH:
             raise CircuitError(
                 f"adapter_width={adapter_width} must be a multiple of {HEAD_WIDTH} (the width of a head)"
             )
         super().__init__(num_states, vocab_size, block_length)
-        self.hidden_size, self.segments, self.stop_states = hidden_size, segments, stop_states
+        self.hidden_size, self.segments = hidden_size, segments
+        self.open_states, self.stop_states = open_states, stop_states
         self.features = Adapter(hidden_size, block_length, adapter_width, adapter_layers, segments * slots)
         self.latent_potentials = nn.Sequential(
             nn.Linear(adapter_width, latent_width),
@@ -104,7 +114,7 @@ class SegmentedHMM(HMM):
         )
         self.asks = zero(nn.Linear(adapter_width, slot_rank))  # U
         self.tokens = nn.Parameter(torch.empty(vocab_size, slot_rank).normal_())  # T
-        self.shares = nn.Parameter(torch.empty(num_states, slots).normal_(0.0, slots**-0.5))  # s
+        self.shares = nn.Parameter(torch.empty(open_states, slots).normal_(0.0, slots**-0.5))  # s
         stop = torch.zeros(vocab_size, dtype=torch.bool)
         stop[stop_token] = True
         is_stop = torch.arange(num_states) >= num_states - stop_states
@@ -116,12 +126,13 @@ class SegmentedHMM(HMM):
 
     @property
     def state_groups(self) -> list[Tensor]:
-        states = torch.arange(self.num_states)
-        return [states[: -self.stop_states], states[-self.stop_states :]]
+        first_stop = self.num_states - self.stop_states
+        groups = torch.arange(self.num_states).tensor_split([self.open_states, first_stop])
+        return [group for group in groups if len(group)]
 
     def by_state(self) -> list[Tensor]:
-        last = self.latent_potentials[-1]
-        of_copies = [table.unflatten(0, (self.segments, -1)).transpose(0, 1) for table in (last.weight, last.bias)]
+        last = list(self.latent_potentials[-1].parameters())  # weight and bias
+        of_copies = [table.unflatten(0, (self.segments, -1)).transpose(0, 1) for table in last]
         return [*super().by_state(), self.shares, *of_copies]
 
     def prepare(self, evidence: Evidence) -> Evidence:
@@ -139,10 +150,10 @@ class SegmentedHMM(HMM):
             if evidence.absent is not None:  # nothing is there for a potential to speak of
                 potentials = potentials.masked_fill(evidence.absent[..., None], 0.0)
             gains = self.asks(slots) @ self.tokens.T  # (B, C · K, V)
-            gains = gains.unflatten(1, (self.segments, -1)).permute(0, 3, 1, 2) @ self.shares.T  # (B, V, C, M)
-            log_static = self._log_emission()
-            possible = (log_static[:, None] + gains).masked_fill(self._never[:, None], -torch.inf)
-            log_emission = possible.log_softmax(1).flatten(2)
+            gains = gains.unflatten(1, (self.segments, -1)).permute(0, 3, 1, 2) @ self.shares.T  # (B, V, C, S)
+            never = self._never[:, None, : self.open_states]
+            log_static = self._log_emission()[:, None, : self.open_states].masked_fill(never, 0.0)
+            log_emission = (log_static + gains).masked_fill(never, -torch.inf).log_softmax(1).flatten(2)
         return dataclasses.replace(evidence, latent_potentials=potentials, log_emission=log_emission, context=None)
 
     def expected_counts(self, evidence: Evidence, weights: Tensor | None = None) -> dict[str, Tensor]:
@@ -155,9 +166,9 @@ class SegmentedHMM(HMM):
         return logits.masked_fill(self._never, -torch.inf) if table == "emission" else logits
 
     def _log_emission(self) -> Tensor:
-        """`log E`, `(V, M)`; 0 where a state cannot emit."""
+        """`log E`, `(V, M)`."""
         tables = self._tables()
-        return (tables.emission_logits - tables.log_normalizer[:, None])[0].masked_fill(self._never, 0.0)
+        return (tables.emission_logits - tables.log_normalizer[:, None])[0]
 
     def _tables_for(self, evidence: Evidence) -> Tables:
         tables = self._tables()
@@ -166,7 +177,8 @@ class SegmentedHMM(HMM):
         initial = tables.latent["initial"]
         elsewhere = initial.new_zeros((self.segments - 1) * self.num_states)
         latent = {**tables.latent, "initial": torch.cat([initial, elsewhere])}
-        return BlockTables(latent, evidence.log_emission, tables.prepared)
+        closed = self._log_emission()[:, self.open_states :]
+        return BlockTables(latent, evidence.log_emission, closed, self.segments, tables.prepared)
 
     def _chain(self, tables: Tables, scores: Tensor) -> Chain:
         if scores.shape[-1] == self.num_states and not isinstance(tables, BlockTables):

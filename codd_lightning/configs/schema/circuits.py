@@ -49,6 +49,7 @@ class SegmentedHMMCircuit:
     max_parameters: int | None = ranged(None, minimum=1)
     vocabulary: str = "all"
     stop: str = "."
+    open_states: int | None = ranged(None, minimum=1)
     segments: int = ranged(4, minimum=1)
     stop_states: int = ranged(4, minimum=1)
     slots: int = ranged(6, minimum=1)
