@@ -11,7 +11,7 @@ from codd_lightning.backbones.backbone import (
 from codd_lightning.backbones.exact import ExactBackbone, exact_backbone
 from codd_lightning.backbones.identity import files_digest
 from codd_lightning.backbones.key_values import KeyValues
-from codd_lightning.backbones.loading import load_backbone
+from codd_lightning.backbones.loading import load_backbone, multiplies_bfloat16
 from codd_lightning.backbones.scratch import new_backbone, save_backbone
 from codd_lightning.backbones.stored import StoredTensor
 from codd_lightning.backbones.text import encode_prompt
@@ -30,6 +30,7 @@ __all__ = [
     "exact_backbone",
     "files_digest",
     "load_backbone",
+    "multiplies_bfloat16",
     "new_backbone",
     "save_backbone",
 ]

@@ -1,18 +1,24 @@
 """What a run is checked for once it is built and before anything is written."""
 
+import logging
 from collections.abc import Sequence
 
-from omegaconf import DictConfig
+import torch
+from omegaconf import DictConfig, OmegaConf
 
+from codd_lightning.backbones import multiplies_bfloat16
 from codd_lightning.cli.build import PRETRAINED_CIRCUIT, Experiment, decoding_config
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.cli.tuned import label_of
 from codd_lightning.cli.world import require_devices, require_world
+from codd_lightning.configs.schema.training import Muon
 from codd_lightning.decoding import DecodingConfig, choose_proposal
 from codd_lightning.diffusion import CANVASES
 from codd_lightning.errors import UserError
 from codd_lightning.modules import BackboneModule, CircuitModule
 from codd_lightning.tasks import SPLITS
+
+log = logging.getLogger("codd_lightning")
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -38,6 +44,8 @@ def require_feasible(config: DictConfig, experiment: Experiment, training: bool 
     if training:
         _check_training(config, experiment)
     _check_evaluation(config, experiment)
+    if training:
+        _warn_of_emulation(config)
 
 
 def _check_evidence(config: DictConfig, experiment: Experiment) -> None:
@@ -128,6 +136,17 @@ def _check_precision(config: DictConfig) -> None:
     precision = config.trainer.precision
     if precision not in PRECISIONS:
         raise UserError(f"trainer.precision={precision} is not one of {', '.join(PRECISIONS)}")
+
+
+def _warn_of_emulation(config: DictConfig) -> None:
+    """Says what will be slow where the hardware has no bfloat16."""
+    if multiplies_bfloat16(config.trainer.accelerator != "cpu" and torch.cuda.is_available()):
+        return
+    slow = "multiplies in bfloat16, which this hardware only emulates: a step may take many times as long as with"
+    if config.trainer.precision == "bf16-mixed":
+        log.warning("trainer.precision=bf16-mixed %s trainer.precision=32-true", slow)
+    if OmegaConf.get_type(config.optimizer) is Muon:
+        log.warning("optimizer=muon %s optimizer=adamw", slow)
 
 
 def _check_data(config: DictConfig, experiment: Experiment, training: bool) -> None:

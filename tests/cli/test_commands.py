@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from codd_lightning.circuits import HMM, load_circuit, save_circuit
+from codd_lightning.cli import feasible
 from codd_lightning.cli.main import main
 
 SMALL = [
@@ -407,6 +408,16 @@ def test_a_circuit_without_parameters_is_measured_as_the_backbone(tmp_path: Path
     rows = json.loads((folder / "results.json").read_text())["metrics"]
     assert all(abs(row["value"]) < 1e-5 for row in rows if row["name"] == "cll_gain")
     assert "circuit.num_states=32 has no effect" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_what_is_slow_without_bfloat16_is_said(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(feasible, "multiplies_bfloat16", lambda on_gpu: native)
+    quick = ["circuit=factorized", "trainer.precision=bf16-mixed", f"output_dir={tmp_path / 'run'}"]
+    assert main(["train", "smoke", *SMALL, *quick]) == 0
+    assert ("as with trainer.precision=32-true" in capsys.readouterr().err) != native
 
 
 @pytest.mark.parametrize(
