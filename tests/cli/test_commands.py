@@ -412,12 +412,12 @@ def test_a_circuit_without_parameters_is_measured_as_the_backbone(tmp_path: Path
 
 @pytest.mark.parametrize("native", [False, True])
 def test_what_is_slow_without_bfloat16_is_said(
-    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(feasible, "multiplies_bfloat16", lambda on_gpu: native)
     quick = ["circuit=factorized", "trainer.precision=bf16-mixed", f"output_dir={tmp_path / 'run'}"]
     assert main(["train", "smoke", *SMALL, *quick]) == 0
-    assert ("as with trainer.precision=32-true" in capsys.readouterr().err) != native
+    assert ("as with trainer.precision=32-true" in caplog.text) != native
 
 
 @pytest.mark.parametrize(
