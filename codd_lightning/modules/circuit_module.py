@@ -88,8 +88,10 @@ class CircuitModule(L.LightningModule):
         if cycle and not within:
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
             optimizer.state.clear()
-            if self._optimizer.split_states and isinstance(self.circuit.core, HMM):
-                self._split_states(self.circuit.core, self._optimizer.phase_of(cycle - 1))
+            learnt = self._optimizer.phase_of(cycle - 1)
+            settled = learnt == Phase.COUPLED or not self._heads  # before, what heads do not know yet looks forgotten
+            if self._optimizer.split_states and settled and isinstance(self.circuit.core, HMM):
+                self._split_states(self.circuit.core, learnt)
 
     @torch.no_grad()
     def _split_states(self, core: HMM, learnt: Phase) -> None:
@@ -110,6 +112,11 @@ class CircuitModule(L.LightningModule):
 
     def _cycle(self, optimizer: CyclicAdamW) -> tuple[int, int, int]:
         return optimizer.cycle_of(self.global_step, int(self.trainer.estimated_stepping_batches))
+
+    @property
+    def _heads(self) -> list[Tensor]:
+        """The circuit's parameters that read the context."""
+        return [p for name, p in self.circuit.named_parameters() if not is_log_distribution(name)]
 
     @property
     def _phase(self) -> Phase:
@@ -136,8 +143,7 @@ class CircuitModule(L.LightningModule):
                 scores = self.circuit.log_prob(blocks.tokens)  # (M,)
         loss = -(weights * scores).sum() / blocks.examples
         if self._phase == Phase.STATIC:  # gradients of 0, which ranks that exchange them need
-            heads = [p for name, p in self.circuit.named_parameters() if not is_log_distribution(name)]
-            loss = loss + 0.0 * sum(p.sum() for p in heads)
+            loss = loss + 0.0 * sum(p.sum() for p in self._heads)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=blocks.examples)
         if masked := int(blocks.masked.sum()):
             tag = "train/cll_per_masked_token" if self.conditional else "train/log_likelihood_per_token"
@@ -179,7 +185,7 @@ class CircuitModule(L.LightningModule):
         self.validation_likelihood.reset()
 
     def configure_optimizers(self) -> Any:
-        heads = sum(p.numel() for name, p in self.circuit.named_parameters() if not is_log_distribution(name))
+        heads = sum(p.numel() for p in self._heads)
         if heads and (isinstance(self._optimizer, CountingRecipe) or not self.conditional):
             what = "this objective" if isinstance(self._optimizer, OptimizerRecipe) else "this optimizer"
             log.warning("%s trains tables alone: %d parameters that read the context stay as they are", what, heads)

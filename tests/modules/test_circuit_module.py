@@ -438,8 +438,21 @@ def test_a_circuit_alone_learns_the_text_and_hears_nothing_of_the_backbones_toke
     assert moved == {name for name, _ in circuit.named_parameters()}
 
 
-def test_states_are_split_at_the_start_of_a_cycle(
-    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("reads_context", "cycles", "splits"),
+    [
+        (False, {"cycles": 3, "static_cycles": 1}, 2),
+        (False, {"cycles": 3, "static_cycles": 1, "split_states": False}, 0),
+        (True, {"cycles": 4, "static_cycles": 1, "alone_cycles": 1}, 1),  # between the two coupled ones
+    ],
+)
+def test_states_are_split_where_a_cycle_starts_and_heads_have_settled(
+    reads_context: bool,
+    cycles: dict[str, Any],
+    splits: int,
+    listed_task: Callable[..., Any],
+    words: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found: list[int] = []
 
@@ -451,11 +464,12 @@ def test_states_are_split_at_the_start_of_a_cycle(
 
     monkeypatch.setattr(circuit_module, "split_forgetful_states", split)
     monkeypatch.setattr(circuit_module, "TRACED_EXAMPLES", 3)
-    for splits in (False, True):
-        circuit = hmm_of(num_states=8)
-        recipe = CyclicAdamW(lr=1e-9, warmup_steps=0, cycles=3, static_cycles=0, split_states=splits)
-        module = module_of(real_backbone(words), circuit, optimizer=recipe)
-        trainer_of(max_epochs=3).fit(module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words))
-        assert len(found) == 2 * splits  # at each start of a cycle but the first
-        assert bool((circuit.initial_logits > 2.9).all()) == splits
+    circuit = hmm_of(num_states=8)
+    if reads_context:
+        circuit = SegmentedHMM(8, VOCABULARY, BLOCK, 16, stop_token=5, segments=2, stop_states=1, slots=2)
+    module = module_of(real_backbone(words), circuit, optimizer=CyclicAdamW(lr=1e-9, warmup_steps=0, **cycles))
+    data = data_of(listed_task(train=ROWS, validation=ROWS), words)
+    trainer_of(max_epochs=cycles["cycles"]).fit(module, datamodule=data)
+    assert len(found) == splits
     assert all(3 <= blocks <= 6 for blocks in found)  # of three examples, with what is masked
+    assert bool((circuit.initial_logits > 2.9).all()) == bool(splits)  # what one rank found, all have
