@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from codd_lightning.data.data_module import EpochLoader
 from codd_lightning.data.sampler import EpochOrder, GlobalBatches
 
 
@@ -105,3 +106,15 @@ def test_the_trainer_gives_every_epoch_an_order_of_its_own() -> None:
     trainer.fit(module)
     expected = {epoch: list(itertools.chain(*batches(20, 5, 0, 1, seed=3, epoch=epoch))) for epoch in range(3)}
     assert module.epochs == expected
+
+
+def test_an_opening_is_of_all_ranks_and_of_what_has_been_taken_too() -> None:
+    order = EpochOrder(20, 3, shuffle=True)
+    order.set_epoch(2)
+    found = []
+    for rank in range(2):
+        sampler = GlobalBatches(order, 4, rank, 2, drop_last=True, done=lambda: 3)
+        loader = EpochLoader(range(20), 0, batch_sampler=sampler, collate_fn=list)  # type: ignore[arg-type]  # as above
+        found.append(list(loader.opening(10)))
+    expected = batches(20, 4, 0, 1, seed=3, epoch=2)[:3]
+    assert found[0] == found[1] == [expected[0], expected[1], expected[2][:2]]
