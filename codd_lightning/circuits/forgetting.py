@@ -1,6 +1,7 @@
 """States put to use where a chain forgets what it should remember."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from codd_lightning.circuits.hmm import HMM
 LOOKBACK = 10  # positions before a state whose tokens it may have to remember
 COLUMNS = 512  # the most frequent tokens, which are told apart in what states expect
 FREE = 10  # a state of fewer than 1 / (FREE · N) of the positions is free to become another's copy
+SPENT = 0.5  # of the free states, at most, are given away at once: a later look may know better
 WORTH = 12.0  # nats of the traced text that each copy must be worth
 EXCLUSIVE = 0.97  # a state whose positions lie on the paths by more than this share remembers already
 RARE = 0.03  # and one of fewer of the paths' positions than this is left out
@@ -160,7 +162,8 @@ class _Splitter:
         for number, group in enumerate(circuit.state_groups):
             self._group[group] = number
             rare = group[usage[group] * FREE * self._num_states < usage.sum()]
-            self._free.append(rare[usage[rare].argsort(descending=True)].tolist())
+            rarest = rare[usage[rare].argsort()][: math.ceil(len(rare) * SPENT)]
+            self._free.append(rarest.flip(0).tolist())  # the rarest is taken first
 
     def copy_paths(self) -> None:
         found: dict[tuple[int, int], Split] = {}

@@ -112,10 +112,10 @@ class EpochLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # what collate makes of the examples
         yield from super().__iter__()
 
-    def opening(self, examples: int) -> Iterator[Any]:
-        """Batches of the first examples of the present epoch, of all ranks together, whatever has been taken of it."""
+    def opening(self) -> Iterator[Any]:
+        """Batches of the present epoch from its first, of all ranks together, whatever has been taken of it."""
         assert isinstance(self.batch_sampler, GlobalBatches), "as `global_loader` makes it"
-        for places in self.batch_sampler.opening(examples):
+        for places in self.batch_sampler.opening():
             many = getattr(self.dataset, "__getitems__", None)
             yield self.collate_fn([self.dataset[place] for place in places] if many is None else many(places))
 

@@ -88,9 +88,9 @@ class GlobalBatches(Sampler[list[int]]):
             if share:
                 yield share
 
-    def opening(self, examples: int) -> Iterator[list[int]]:
-        """The first examples of the epoch in batches, of all ranks together."""
-        order = list(self.sampler)[:examples]
+    def opening(self) -> Iterator[list[int]]:
+        """The epoch's batches from the first, of all ranks together."""
+        order = list(self.sampler)
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 

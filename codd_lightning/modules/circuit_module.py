@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
-from codd_lightning.circuits import HMM, Circuit, SamplerHead, Traces, describe, split_forgetful_states
+from codd_lightning.circuits import HMM, Circuit, Evidence, SamplerHead, Traces, describe, split_forgetful_states
 from codd_lightning.data import Batch, Blocks
 from codd_lightning.decoding import require_fit
 from codd_lightning.diffusion import WEIGHTS
@@ -25,7 +25,8 @@ from codd_lightning.seeding import sample_generator
 log = logging.getLogger("codd_lightning")
 
 
-TRACED_EXAMPLES = 1440  # that states are split by
+TRACED_BLOCKS = 2048  # that states are split by
+HIDDEN = 0.9  # of their tokens, at least, are masked
 
 
 class CircuitModule(L.LightningModule):
@@ -89,26 +90,36 @@ class CircuitModule(L.LightningModule):
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
             optimizer.state.clear()
             learnt = self._optimizer.phase_of(cycle - 1)
-            settled = learnt == Phase.COUPLED or not self._heads  # before, what heads do not know yet looks forgotten
+            settled = learnt != Phase.STATIC or not self._heads  # before, what heads are to know looks forgotten
             if self._optimizer.split_states and settled and isinstance(self.circuit.core, HMM):
                 self._split_states(self.circuit.core, learnt)
 
     @torch.no_grad()
     def _split_states(self, core: HMM, learnt: Phase) -> None:
-        """Lets states remember what they forget of the epoch's first examples; found by one rank for all."""
+        """Lets states remember what they forget of the epoch's first blocks; found by one rank for all."""
         split = 0
-        if self.trainer.is_global_zero:
-            text = []
-            loader: Any = self.trainer.train_dataloader
-            for batch in loader.opening(TRACED_EXAMPLES):
-                blocks = self._blocks(batch.to(self.device), self.current_epoch, "training noise")
-                blocks = _as_learnt(blocks, learnt)
-                text.append((blocks.tokens, blocks.evidence))
+        if self.trainer.is_global_zero and (text := self._hidden_text(learnt)):
             generator = sample_generator(self.noise.seed, 0, self.global_step, "splitting")
-            split = split_forgetful_states(core, Traces.of(self.circuit, text, generator))
+            traces = Traces.of(self.circuit, text, generator)
+            split = split_forgetful_states(core, traces)
+            log.info("%d of %d states became copies that remember", split, core.num_states)
         shared = self.trainer.strategy.broadcast((split, core.state_dict()))
         core.load_state_dict(shared[1])
         self.log("train/split_states", float(shared[0]), batch_size=1)
+
+    def _hidden_text(self, learnt: Phase) -> list[tuple[Tensor, Evidence]]:
+        """Blocks of which hardly a token is known: what is known need not be remembered."""
+        text: list[tuple[Tensor, Evidence]] = []
+        loader: Any = self.trainer.train_dataloader
+        for batch in loader.opening():
+            blocks = self._blocks(batch.to(self.device), self.current_epoch, "training noise")
+            hidden = (blocks.masked.float().mean(-1) >= HIDDEN).nonzero().flatten()
+            if len(hidden):
+                evidence = _as_learnt(blocks, learnt).evidence.rows(hidden)
+                text.append((blocks.tokens[hidden], evidence))
+            if sum(len(tokens) for tokens, _ in text) >= TRACED_BLOCKS:
+                break
+        return text
 
     def _cycle(self, optimizer: CyclicAdamW) -> tuple[int, int, int]:
         return optimizer.cycle_of(self.global_step, int(self.trainer.estimated_stepping_batches))

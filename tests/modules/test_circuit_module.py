@@ -443,7 +443,7 @@ def test_a_circuit_alone_learns_the_text_and_hears_nothing_of_the_backbones_toke
     [
         (False, {"cycles": 3, "static_cycles": 1}, 2),
         (False, {"cycles": 3, "static_cycles": 1, "split_states": False}, 0),
-        (True, {"cycles": 4, "static_cycles": 1, "alone_cycles": 1}, 1),  # between the two coupled ones
+        (True, {"cycles": 4, "static_cycles": 1, "alone_cycles": 1}, 2),
     ],
 )
 def test_states_are_split_where_a_cycle_starts_and_heads_have_settled(
@@ -463,7 +463,7 @@ def test_states_are_split_where_a_cycle_starts_and_heads_have_settled(
         return 2
 
     monkeypatch.setattr(circuit_module, "split_forgetful_states", split)
-    monkeypatch.setattr(circuit_module, "TRACED_EXAMPLES", 3)
+    monkeypatch.setattr(circuit_module, "TRACED_BLOCKS", 3)
     circuit = hmm_of(num_states=8)
     if reads_context:
         circuit = SegmentedHMM(8, VOCABULARY, BLOCK, 16, stop_token=5, segments=2, stop_states=1, slots=2)
@@ -471,5 +471,5 @@ def test_states_are_split_where_a_cycle_starts_and_heads_have_settled(
     data = data_of(listed_task(train=ROWS, validation=ROWS), words)
     trainer_of(max_epochs=cycles["cycles"]).fit(module, datamodule=data)
     assert len(found) == splits
-    assert all(3 <= blocks <= 6 for blocks in found)  # of three examples, with what is masked
+    assert all(blocks >= 3 for blocks in found)
     assert bool((circuit.initial_logits > 2.9).all()) == bool(splits)  # what one rank found, all have
