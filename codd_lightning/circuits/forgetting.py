@@ -12,6 +12,7 @@ from codd_lightning.circuits.circuit import Circuit
 from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.hmm import HMM
+from codd_lightning.circuits.tables import CHUNK
 
 LOOKBACK = 10  # positions before a state whose tokens it may have to remember
 COLUMNS = 512  # the most frequent tokens, which are told apart in what states expect
@@ -57,13 +58,15 @@ class Traces:
         kept = frequent.topk(min(COLUMNS, core.vocab_size)).indices
         column = frequent.new_full((core.vocab_size,), len(kept)).index_put((kept,), torch.arange(len(kept)).to(kept))
         parts = []
-        for tokens, evidence in batches:
-            evidence = core.prepare(evidence)
-            states = core.posterior(evidence.clamp(tokens, evidence.soft)).sample_latents(generator)
-            expected = core.expected_after(evidence, states)[..., kept]
-            rest = (1.0 - expected.sum(-1, keepdim=True)).clamp_min(0.0)
-            found = (tokens, states % core.num_states, column[tokens], torch.cat([expected, rest], -1))
-            parts.append([part.cpu() for part in found])
+        for all_tokens, all_evidence in batches:
+            at_once = max(CHUNK // (all_tokens.shape[1] * core.vocab_size), 1)
+            for rows in torch.arange(len(all_tokens), device=all_tokens.device).split(at_once):
+                tokens, evidence = all_tokens[rows], core.prepare(all_evidence.rows(rows))
+                states = core.posterior(evidence.clamp(tokens, evidence.soft)).sample_latents(generator)
+                expected = core.expected_after(evidence, states)[..., kept]
+                rest = (1.0 - expected.sum(-1, keepdim=True)).clamp_min(0.0)
+                found = (tokens, states % core.num_states, column[tokens], torch.cat([expected, rest], -1))
+                parts.append([part.cpu() for part in found])
         return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
