@@ -89,10 +89,8 @@ class CircuitModule(L.LightningModule):
         if cycle and not within:
             optimizer: Any = self.optimizers(use_pl_optimizer=False)
             optimizer.state.clear()
-            learnt = self._optimizer.phase_of(cycle - 1)
-            settled = learnt != Phase.STATIC or not self._heads  # before, what heads are to know looks forgotten
-            if self._optimizer.split_states and settled and isinstance(self.circuit.core, HMM):
-                self._split_states(self.circuit.core, learnt)
+            if self._optimizer.split_states and isinstance(self.circuit.core, HMM):
+                self._split_states(self.circuit.core, self._optimizer.phase_of(cycle - 1))
 
     @torch.no_grad()
     def _split_states(self, core: HMM, learnt: Phase) -> None:

@@ -443,10 +443,10 @@ def test_a_circuit_alone_learns_the_text_and_hears_nothing_of_the_backbones_toke
     [
         (False, {"cycles": 3, "static_cycles": 1}, 2),
         (False, {"cycles": 3, "static_cycles": 1, "split_states": False}, 0),
-        (True, {"cycles": 4, "static_cycles": 1, "alone_cycles": 1}, 2),
+        (True, {"cycles": 4, "static_cycles": 1, "alone_cycles": 1}, 3),
     ],
 )
-def test_states_are_split_where_a_cycle_starts_and_heads_have_settled(
+def test_states_are_split_where_a_cycle_starts(
     reads_context: bool,
     cycles: dict[str, Any],
     splits: int,
