@@ -18,7 +18,8 @@ LOOKBACK = 10  # positions before a state whose tokens it may have to remember
 COLUMNS = 512  # the most frequent tokens, which are told apart in what states expect
 FREE = 10  # a state of fewer than 1 / (FREE · N) of the positions is free to become another's copy
 SPENT = 0.5  # of the free states, at most, are given away at once: a later look may know better
-WORTH = 12.0  # nats of the traced text that each copy must be worth
+WORTH = 16.0  # nats of the traced text that a split must be worth: fewer may be chance
+COST = 3.0  # nats that each of its copies must be worth
 EXCLUSIVE = 0.97  # a state whose positions lie on the paths by more than this share remembers already
 RARE = 0.03  # and one of fewer of the paths' positions than this is left out
 PSEUDOCOUNT = 2.0  # of counts that are compared
@@ -177,7 +178,7 @@ class _Splitter:
                 split = find_split(self._traces, *key)
                 if split is not None and split.gain >= WORTH:
                     found[key] = split
-            worth, best = WORTH, None
+            worth, best = COST, None
             for split in sorted(found.values(), key=lambda split: -split.gain):
                 if split.gain < worth:
                     break

@@ -41,7 +41,7 @@ class SegmentedHMM(HMM):
         hidden_size: D, of the backbone's hidden states.
         stop_token: id of the token that ends a segment.
         open_states: S, how many of the M states may say what the context lets them; the others say the same always.
-            Each block gets a table of V · C · S entries. None for three of eight.
+            Each block gets a table of V · C · S entries. None for all that do not stop.
         segments: C, the most that are told apart; what follows belongs to the last.
         stop_states: how many of the M states emit the stop token.
         slots: K, what each segment may ask of the context.
@@ -95,7 +95,7 @@ class SegmentedHMM(HMM):
         if stop_states >= num_states:
             raise CircuitError(f"stop_states={stop_states} must be fewer than num_states={num_states}")
         if open_states is None:
-            open_states = self._options["open_states"] = max(min(3 * num_states // 8, num_states - stop_states), 1)
+            open_states = self._options["open_states"] = num_states - stop_states
         if open_states + stop_states > num_states:
             named = f"open_states={open_states} and stop_states={stop_states}"
             raise CircuitError(f"{named} are more than num_states={num_states} together")
