@@ -25,6 +25,10 @@ class BlockTables(Tables):
         copies: C.
     """
 
+    log_open: Tensor
+    log_closed: Tensor
+    copies: int
+
     def __init__(
         self, latent: dict[str, Tensor], log_open: Tensor, log_closed: Tensor, copies: int, prepared: dict[str, Any]
     ) -> None:
@@ -32,10 +36,6 @@ class BlockTables(Tables):
         own = {"log_open": log_open, "log_closed": log_closed, "copies": copies}
         for name, value in {**given, **own}.items():
             object.__setattr__(self, name, value)  # a frozen dataclass, of which the large fields are made when asked
-
-    log_open: Tensor
-    log_closed: Tensor
-    copies: int
 
     @property
     def num_states(self) -> int:

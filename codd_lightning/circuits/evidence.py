@@ -33,8 +33,8 @@ class Evidence(Carried):
         absent: `(B, L)` bool; None where every position is part of its block.
         latent_potentials: `(B, L, N)`, log potentials over the circuit's latent states, which both
             the score of a completion and its normaliser carry (paper, appendix E.1); None for none.
-        log_emission: `(B, V, N)`, what each state emits in this context, instead of the circuit's emissions; None for
-            those.
+        log_emission: `(B, V, C · S)`, what states that read the context emit in it (`BlockTables`), instead of the
+            circuit's emissions; None for those.
         roles: weights of their own for groups of states (appendix E.2); None where all states read the same.
         context: what potentials and roles are still to be made of, by a circuit that reads it; None for none.
     """

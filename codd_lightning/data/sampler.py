@@ -1,6 +1,7 @@
 """Which examples make up which batch, in which epoch, on which rank."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from torch.utils.data import Sampler
@@ -79,9 +80,7 @@ class GlobalBatches(Sampler[list[int]]):
         self._done = done
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = list(self.sampler)
-        for start in range(self._done() * self.batch_size, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for batch in islice(self.opening(), self._done(), None):
             if len(batch) < self.batch_size and self._drop_last:
                 return
             share = batch[self._rank :: self._world_size]

@@ -110,13 +110,21 @@ class CircuitModule(L.LightningModule):
         text: list[tuple[Tensor, Evidence]] = []
         loader: Any = self.trainer.train_dataloader
         for batch in loader.opening():
-            blocks = self._blocks(batch.to(self.device), self.current_epoch, "training noise")
+            batch = batch.to(self.device)
+            if self.conditional:
+                blocks = self._blocks(batch, self.current_epoch, "training noise")
+                evidence = _as_learnt(blocks, learnt).evidence
+            else:
+                blocks = clean_blocks(batch, self.noise.block_length, self.circuit.vocab_size)
+                count, length = blocks.tokens.shape
+                evidence = Evidence.nothing_known(count, length, self.circuit.vocab_size, device=self.device)
             hidden = (blocks.masked.float().mean(-1) >= HIDDEN).nonzero().flatten()
             if len(hidden):
-                evidence = _as_learnt(blocks, learnt).evidence.rows(hidden)
-                text.append((blocks.tokens[hidden], evidence))
+                text.append((blocks.tokens[hidden], evidence.rows(hidden)))
             if sum(len(tokens) for tokens, _ in text) >= TRACED_BLOCKS:
                 break
+        if not text:
+            log.warning("no block has %.0f %% of its tokens masked: optimizer.split_states has no effect", 100 * HIDDEN)
         return text
 
     def _cycle(self, optimizer: CyclicAdamW) -> tuple[int, int, int]:

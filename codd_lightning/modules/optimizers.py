@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from codd_lightning.circuits import EM, Anemone, Circuit, CountingOptimizer
 from codd_lightning.errors import UserError
 
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
 
 class Phase(Enum):
     """What a circuit learns in a cycle of `CyclicAdamW`."""
@@ -22,9 +24,6 @@ class Phase(Enum):
     STATIC = "its tables, as if there were no context"
     ALONE = "the text by the context, as if the backbone said nothing of its tokens"
     COUPLED = "the text by both"
-
-
-NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
 @dataclass(frozen=True)

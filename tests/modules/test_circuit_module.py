@@ -472,4 +472,4 @@ def test_states_are_split_where_a_cycle_starts(
     trainer_of(max_epochs=cycles["cycles"]).fit(module, datamodule=data)
     assert len(found) == splits
     assert all(blocks >= 3 for blocks in found)
-    assert bool((circuit.initial_logits > 2.9).all()) == bool(splits)  # what one rank found, all have
+    assert bool((circuit.initial_logits > 2.9).all()) == bool(splits)
