@@ -473,3 +473,34 @@ def test_states_are_split_where_a_cycle_starts(
     assert len(found) == splits
     assert all(blocks >= 3 for blocks in found)
     assert bool((circuit.initial_logits > 2.9).all()) == bool(splits)
+
+
+def test_a_circuit_that_learns_text_alone_is_traced_without_the_backbone(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Traces] = []
+    monkeypatch.setattr(
+        circuit_module, "split_forgetful_states", lambda circuit, traces: len(found.append(traces) or "")
+    )
+    circuit = hmm_of(num_states=8)
+    recipe = CyclicAdamW(lr=1e-9, warmup_steps=0, cycles=2, static_cycles=0)
+    module = module_of(real_backbone(words), circuit, optimizer=recipe, conditional=False)
+    trainer_of(max_epochs=2).fit(module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words))
+    (traces,) = found
+    _, transition, emission = circuit.probabilities()
+    expected = (transition @ emission).detach()[traces.states[:, :-1]]  # the chain's own word, and no evidence
+    ranked = torch.bincount(traces.tokens.flatten(), minlength=VOCABULARY).topk(VOCABULARY).indices
+    torch.testing.assert_close(traces.expected[:, 1:, :-1], expected[..., ranked], atol=1e-5, rtol=1e-4)
+
+
+def test_where_no_block_is_hidden_it_is_said_that_no_state_is_split(
+    listed_task: Callable[..., Any],
+    words: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(circuit_module, "HIDDEN", 1.5)
+    recipe = CyclicAdamW(lr=1e-9, warmup_steps=0, cycles=2, static_cycles=0)
+    module = module_of(real_backbone(words), hmm_of(num_states=8), optimizer=recipe)
+    trainer_of(max_epochs=2).fit(module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words))
+    assert "optimizer.split_states has no effect" in caplog.text
