@@ -71,7 +71,7 @@ class Traces:
         return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """A state that should remember which of two groups of tokens came some positions before.
 
@@ -147,6 +147,21 @@ def split_forgetful_states(circuit: HMM, traces: Traces) -> int:
     return int((splitter.source != torch.arange(circuit.num_states)).sum())
 
 
+@dataclass(frozen=True)
+class _Path:
+    """From the smaller group of a split to the token after.
+
+    Attributes:
+        where: `(B, L)` bool: what goes to copies.
+        copied: states on it that must be copied.
+        states: all that are met on it, copied or not.
+    """
+
+    where: Tensor
+    copied: list[int]
+    states: set[int]
+
+
 class _Splitter:
     """Traces, relabelled as if copies had been there; a circuit is asked for sizes alone.
 
@@ -160,6 +175,7 @@ class _Splitter:
         self._traces = dataclasses.replace(traces, states=traces.states.clone())
         self.states = self._traces.states
         self.source = torch.arange(circuit.num_states)
+        self._said = self._tokens_of_states()
         self._group = torch.empty_like(self.source)
         usage = self._usage()
         self._free = []
@@ -171,6 +187,7 @@ class _Splitter:
 
     def copy_paths(self) -> None:
         found: dict[tuple[int, int], Split] = {}
+        paths: dict[Split, _Path] = {}
         changed = set(range(self._num_states))
         while any(self._free):
             for key in [(state, lookback) for state in changed for lookback in range(LOOKBACK + 1)]:
@@ -178,25 +195,27 @@ class _Splitter:
                 split = find_split(self._traces, *key)
                 if split is not None and split.gain >= WORTH:
                     found[key] = split
+            paths = {split: path for split, path in paths.items() if not path.states & changed}
             worth, best = COST, None
             for split in sorted(found.values(), key=lambda split: -split.gain):
                 if split.gain < worth:
                     break
-                where, copied = self._path(split)
+                if split not in paths:
+                    paths[split] = self._path(split)
+                copied = paths[split].copied
                 if copied and split.gain >= worth * len(copied) and self._affordable(copied):
-                    worth, best = split.gain / len(copied), (where, copied)
+                    worth, best = split.gain / len(copied), paths[split]
             if best is None:
                 return
-            where, copied = best
-            changed = set(self.states[where].tolist())
-            for state in copied:
+            changed = set(self.states[best.where].tolist())
+            for state in best.copied:
                 copy = self._free[int(self._group[state])].pop()
                 self.source[copy] = self.source[state]
-                self.states[where & (self.states == state)] = copy
+                self.states[best.where & (self.states == state)] = copy
                 changed.add(copy)
+            self._said = self._tokens_of_states()
 
-    def _path(self, split: Split) -> tuple[Tensor, list[int]]:
-        """`(B, L)` bool, the paths from the smaller group to the token after, and the states on them to be copied."""
+    def _path(self, split: Split) -> "_Path":
         traces, back = self._traces, split.lookback
         ends = self.states[:, back:-1] == split.state
         ends &= split.tokens[traces.columns[:, : ends.shape[1]]]
@@ -207,19 +226,25 @@ class _Splitter:
         on_path = self._usage(where)
         shared = (on_path > RARE * ends.sum()) & (on_path < EXCLUSIVE * self._usage())
         copied = shared.nonzero().flatten().tolist()
-        for state in self.states[after].unique().tolist():
-            here = self.states == state
-            if state not in copied and self._says_otherwise(here & after, here & ~after):
-                copied.append(state)
-                where |= here & after
-        return where, copied
+        states = set(self.states[where | after].tolist())
+        otherwise = self._say_otherwise(after)
+        ends_too = otherwise[~shared[otherwise]]
+        where |= after & torch.isin(self.states, ends_too)
+        return _Path(where, copied + ends_too.tolist(), states)
 
-    def _says_otherwise(self, here: Tensor, there: Tensor) -> bool:
-        """Whether the tokens at two sets of positions differ by what a copy is worth."""
-        columns, size = self._traces.columns, self._traces.expected.shape[-1]
-        counts = torch.stack([torch.bincount(columns[where], minlength=size) for where in (here, there)]).float()
-        independent = counts.sum(1, keepdim=True) * counts.sum(0) / counts.sum().clamp_min(1.0)
-        return float(_gain(counts, independent).sum()) > WORTH
+    def _say_otherwise(self, after: Tensor) -> Tensor:
+        """States whose tokens `after` differ from those elsewhere by what a copy is worth."""
+        states, which = self.states[after].unique(return_inverse=True)
+        size = self._traces.expected.shape[-1]
+        here = _count_pairs(which, self._traces.columns[after], len(states), size)
+        counts = torch.stack([here, self._said[states] - here], 1)  # (S, 2, W)
+        independent = counts.sum(2, keepdim=True) * counts.sum(1, keepdim=True)
+        independent /= counts.sum((1, 2), keepdim=True).clamp_min(1.0)
+        return states[_gain(counts, independent).sum(1) > WORTH]
+
+    def _tokens_of_states(self) -> Tensor:
+        """`(N, W)`: how often each state emits a token of each column."""
+        return _count_pairs(self.states, self._traces.columns, self._num_states, self._traces.expected.shape[-1])
 
     def _usage(self, where: Tensor | slice = slice(None)) -> Tensor:
         return torch.bincount(self.states[where].flatten(), minlength=self._num_states)

@@ -38,6 +38,8 @@ def bootstrap_ratio(totals: Tensor, counts: Tensor, seed: int = 0) -> tuple[floa
         ValueError: there are no samples.
     """
 
+    totals, counts = totals.cpu(), counts.cpu()  # small, and thousands of draws of them
+
     def ratio(drawn: Tensor) -> Tensor:
         return totals[drawn].sum() / counts[drawn].sum()
 
@@ -54,6 +56,8 @@ def bootstrap_spread(values: Tensor, seed: int = 0) -> tuple[float, float]:
     Raises:
         ValueError: there are no samples.
     """
+
+    values = values.cpu()
 
     def spread(drawn: Tensor) -> Tensor:
         means = values[:, drawn].mean(1)
