@@ -75,7 +75,13 @@ def build(config: DictConfig, in_pieces: bool = False) -> Experiment:
         require_stored(config, circuit)
     noise = Noise(config.objective.canvas, config.data.block_length, config.objective.fully_masked, config.seed)
     optimizer = make(config.optimizer, Schedule, "optimizer")
-    parts: dict[str, Any] = {"backbone": backbone if cache is None else None, "noise": noise, "optimizer": optimizer}
+    parts: dict[str, Any] = {
+        "backbone": backbone if cache is None else None,
+        "noise": noise,
+        "optimizer": optimizer,
+        "data": data,
+    }
+    parts["gradient_clip_val"] = config.trainer.gradient_clip_val
     if circuit is not None:
         parts["circuit"] = circuit
     module = make(config.objective, L.LightningModule, "objective", **parts)

@@ -24,7 +24,7 @@ class RunCheckpoints(Checkpoint):
 
     Args:
         folder: where they lie.
-        monitor: what is least in the best; asked at the end of every epoch.
+        monitor: what is least in the best; asked at the end of every epoch; None keeps no best.
         every_n_steps: how many updates apart; None for never.
         minutes: how much time apart; None for never.
 
@@ -33,7 +33,7 @@ class RunCheckpoints(Checkpoint):
         written: how many were, in this start of the run.
     """
 
-    def __init__(self, folder: Path, monitor: str, every_n_steps: int | None, minutes: float | None) -> None:
+    def __init__(self, folder: Path, monitor: str | None, every_n_steps: int | None, minutes: float | None) -> None:
         self._folder, self._monitor = folder, monitor
         self._every_n_steps, self._minutes = every_n_steps, minutes
         self._least: float | None = None
@@ -54,7 +54,7 @@ class RunCheckpoints(Checkpoint):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        value = trainer.callback_metrics.get(self._monitor)
+        value = None if self._monitor is None else trainer.callback_metrics.get(self._monitor)
         best = value is not None and (self._least is None or float(value) < self._least)
         if value is not None and best:
             self._least = float(value)

@@ -15,7 +15,7 @@ from codd_lightning.configs.schema.training import Muon
 from codd_lightning.decoding import DecodingConfig, choose_proposal
 from codd_lightning.diffusion import CANVASES
 from codd_lightning.errors import UserError
-from codd_lightning.modules import BackboneModule, CircuitModule
+from codd_lightning.modules import BackboneModule, CircuitModule, PolicyModule
 from codd_lightning.tasks import SPLITS
 
 log = logging.getLogger("codd_lightning")
@@ -62,7 +62,7 @@ def _check_evidence(config: DictConfig, experiment: Experiment) -> None:
 
 def _check_training(config: DictConfig, experiment: Experiment) -> None:
     try:
-        if isinstance(experiment.module, BackboneModule | CircuitModule):
+        if isinstance(experiment.module, BackboneModule | CircuitModule | PolicyModule):
             experiment.module.optimizer_for(total_steps=1)
     except UserError:
         raise

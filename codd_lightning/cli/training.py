@@ -44,9 +44,11 @@ class Training:
     def __init__(self, config: DictConfig, experiment: Experiment, path: Path, launched: bool) -> None:
         self._config, self._experiment = config, experiment
         options, folder = config.trainer, path / "checkpoints"
-        monitor = "validation/nll_coupled" if experiment.circuit is not None else "validation/nll_per_masked_token"
         self._checkpoints = RunCheckpoints(
-            folder, monitor, options.checkpoint_every_n_steps, options.checkpoint_minutes
+            folder,
+            getattr(experiment.module, "monitor", None),
+            options.checkpoint_every_n_steps,
+            options.checkpoint_minutes,
         )
         self._timer = Timer()  # counts over all starts of a run
         bar = [ProgressBar()] if options.progress_bar else []

@@ -81,6 +81,10 @@ class EncodedDataset(Dataset[Encoded]):
             "data.max_prompt_tokens and data.max_response_tokens allow"
         )
 
+    def numbered(self, index: int) -> tuple[Example, Encoded]:
+        """The example that has a number in its split, as batches name it."""
+        return self.example(self._indices.index(index))
+
     def prompt(self, position: int, template: str | None = None) -> list[int]:
         """Token ids of a problem under another template; the one of training if None."""
         example, encoded = self.example(position)

@@ -1,5 +1,6 @@
 """Few-step decoding: canvas, schedule, remasking strategies, proposals, and one denoising loop."""
 
+from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.commit import COMMIT
 from codd_lightning.decoding.config import DecodingConfig
 from codd_lightning.decoding.context import context_of
@@ -10,6 +11,7 @@ from codd_lightning.decoding.replay import Cell, State, steps_of
 from codd_lightning.decoding.trace import TraceStep
 
 __all__ = [
+    "Canvas",
     "COMMIT",
     "PROPOSALS",
     "REMASKING",

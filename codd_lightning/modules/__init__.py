@@ -21,6 +21,7 @@ from codd_lightning.modules.optimizers import (
     OptimizerRecipe,
     Schedule,
 )
+from codd_lightning.modules.policy_module import PolicyModule
 
 __all__ = [
     "AdamW",
@@ -34,6 +35,7 @@ __all__ = [
     "Muon",
     "Noise",
     "OptimizerRecipe",
+    "PolicyModule",
     "Schedule",
     "clean_blocks",
     "conditional_log_likelihood",

@@ -27,6 +27,8 @@ class BackboneModule(L.LightningModule):
         UserError: there is no such weight, or the backbone is quantised.
     """
 
+    monitor = "validation/nll_per_masked_token"  # least in the checkpoint that is kept as the best
+
     def __init__(self, backbone: Backbone, noise: Noise, weight: str, optimizer: OptimizerRecipe) -> None:
         super().__init__()
         if weight not in WEIGHTS:
@@ -51,8 +53,7 @@ class BackboneModule(L.LightningModule):
         noised = self.noise(batch, self.backbone.mask_token_id, 0, "validation noise")
         nll, _ = self._token_nll(batch, noised)
         if len(nll):
-            tag = "validation/nll_per_masked_token"
-            self.log(tag, nll.mean(), prog_bar=True, batch_size=len(nll), sync_dist=True)
+            self.log(self.monitor, nll.mean(), prog_bar=True, batch_size=len(nll), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         return self.optimizer_for(int(self.trainer.estimated_stepping_batches))

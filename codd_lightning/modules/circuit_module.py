@@ -45,6 +45,8 @@ class CircuitModule(L.LightningModule):
             validation only.
     """
 
+    monitor = "validation/nll_coupled"  # least in the checkpoint that is kept as the best
+
     def __init__(
         self,
         backbone: Any,

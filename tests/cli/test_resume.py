@@ -52,6 +52,7 @@ CASES = {
         "optimizer.cycles=3",
         "optimizer.alone_cycles=1",
     ],
+    "policy": ["diffu_grpo", "objective.group_size=2", "objective.inner_updates=2", "objective.steps_per_block=2"],
     "muon": ["tiny_backbone", "backbone.num_layers=1", "backbone.hidden_size=32"],
 }
 

@@ -42,6 +42,24 @@ class MaskedDiffusion:
 
 
 @dataclass
+class DiffuGRPO:
+    """Train a backbone by the strict grades of its own responses."""
+
+    _target_: str = "codd_lightning.modules.PolicyModule"
+    canvas: str = "uniform"
+    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
+    group_size: int = ranged(8, minimum=2)
+    inner_updates: int = ranged(4, minimum=1)
+    prompt_masking: float = ranged(0.15, minimum=0.0, maximum=1.0)
+    clip: float = ranged(0.5, above=0.0)
+    kl: float = ranged(0.04, minimum=0.0)
+    steps_per_block: int = ranged(8, minimum=1)
+    remasking: str = "low_confidence"
+    eos: str = "last"
+    temperature: float = ranged(1.0, above=0.0)
+
+
+@dataclass
 class AdamW:
     """AdamW with warm-up and cosine decay."""
 
