@@ -152,11 +152,13 @@ class _Path:
     """From the smaller group of a split to the token after.
 
     Attributes:
-        where: `(B, L)` bool: what goes to copies.
+        rows: `(R,)` long, the blocks that it leads through.
+        where: `(R, L)` bool: what of them goes to copies.
         copied: states on it that must be copied.
         states: all that are met on it, copied or not.
     """
 
+    rows: Tensor
     where: Tensor
     copied: list[int]
     states: set[int]
@@ -207,36 +209,40 @@ class _Splitter:
                     worth, best = split.gain / len(copied), paths[split]
             if best is None:
                 return
-            changed = set(self.states[best.where].tolist())
+            changed = set(best.copied)
+            there = self.states[best.rows]
             for state in best.copied:
                 copy = self._free[int(self._group[state])].pop()
                 self.source[copy] = self.source[state]
-                self.states[best.where & (self.states == state)] = copy
+                there[best.where & (there == state)] = copy
                 changed.add(copy)
+            self.states[best.rows] = there
             self._said = self._tokens_of_states()
 
     def _path(self, split: Split) -> "_Path":
         traces, back = self._traces, split.lookback
         ends = self.states[:, back:-1] == split.state
         ends &= split.tokens[traces.columns[:, : ends.shape[1]]]
-        where, after = (torch.zeros(self.states.shape, dtype=torch.bool) for _ in range(2))
+        rows = ends.any(1).nonzero().flatten()
+        ends, states, columns = ends[rows], self.states[rows], traces.columns[rows]
+        where, after = (torch.zeros(states.shape, dtype=torch.bool) for _ in range(2))
         for offset in range(back + 1):
             where[:, offset : offset + ends.shape[1]] |= ends
         after[:, back + 1 :] = ends
-        on_path = self._usage(where)
+        on_path = _count(states[where], self._num_states)
         shared = (on_path > RARE * ends.sum()) & (on_path < EXCLUSIVE * self._usage())
         copied = shared.nonzero().flatten().tolist()
-        states = set(self.states[where | after].tolist())
-        otherwise = self._say_otherwise(after)
+        otherwise = self._say_otherwise(states[after], columns[after])
         ends_too = otherwise[~shared[otherwise]]
-        where |= after & torch.isin(self.states, ends_too)
-        return _Path(where, copied + ends_too.tolist(), states)
+        met = set(states[where | after].tolist())
+        where |= after & torch.isin(states, ends_too)
+        return _Path(rows, where, copied + ends_too.tolist(), met)
 
-    def _say_otherwise(self, after: Tensor) -> Tensor:
-        """States whose tokens `after` differ from those elsewhere by what a copy is worth."""
-        states, which = self.states[after].unique(return_inverse=True)
+    def _say_otherwise(self, states: Tensor, columns: Tensor) -> Tensor:
+        """Of some positions, the states whose tokens differ there from elsewhere by what a copy is worth."""
+        states, which = states.unique(return_inverse=True)
         size = self._traces.expected.shape[-1]
-        here = _count_pairs(which, self._traces.columns[after], len(states), size)
+        here = _count_pairs(which, columns, len(states), size)
         counts = torch.stack([here, self._said[states] - here], 1)  # (S, 2, W)
         independent = counts.sum(2, keepdim=True) * counts.sum(1, keepdim=True)
         independent /= counts.sum((1, 2), keepdim=True).clamp_min(1.0)
@@ -246,8 +252,8 @@ class _Splitter:
         """`(N, W)`: how often each state emits a token of each column."""
         return _count_pairs(self.states, self._traces.columns, self._num_states, self._traces.expected.shape[-1])
 
-    def _usage(self, where: Tensor | slice = slice(None)) -> Tensor:
-        return torch.bincount(self.states[where].flatten(), minlength=self._num_states)
+    def _usage(self) -> Tensor:
+        return _count(self.states, self._num_states)
 
     def _affordable(self, copied: list[int]) -> bool:
         needed = torch.bincount(self._group[copied], minlength=len(self._free))
