@@ -73,7 +73,8 @@ def build(config: DictConfig, in_pieces: bool = False) -> Experiment:
     if circuit is not None and cache is not None:  # the module, which sees no backbone, cannot tell
         require_fit(backbone, circuit, config.data.block_length)
         require_stored(config, circuit)
-    noise = Noise(config.objective.canvas, config.data.block_length, config.objective.fully_masked, config.seed)
+    objective = config.objective
+    noise = Noise(objective.canvas, config.data.block_length, objective.fully_masked, config.seed, objective.from_left)
     optimizer = make(config.optimizer, Schedule, "optimizer")
     parts: dict[str, Any] = {
         "backbone": backbone if cache is None else None,

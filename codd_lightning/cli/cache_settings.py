@@ -82,7 +82,7 @@ def cache_settings(config: DictConfig, data: TaskDataModule) -> dict[str, Any]:
     for group in ("backbone", "data"):
         options = OmegaConf.to_container(config[group], resolve=True)
         settings |= {f"{group}.{name}": value for name, value in _flat(options) if name not in NOT_OF_THE_CACHE}
-    for name in ("objective.canvas", "objective.fully_masked", "seed", "trainer.precision"):
+    for name in ("objective.canvas", "objective.fully_masked", "objective.from_left", "seed", "trainer.precision"):
         settings[name] = OmegaConf.select(config, name)
     for name in ("top_k", "dtype", "hidden", "before"):
         settings[f"cache.{name}"] = config.cache[name]

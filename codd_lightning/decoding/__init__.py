@@ -11,10 +11,10 @@ from codd_lightning.decoding.replay import Cell, State, steps_of
 from codd_lightning.decoding.trace import TraceStep
 
 __all__ = [
-    "Canvas",
     "COMMIT",
     "PROPOSALS",
     "REMASKING",
+    "Canvas",
     "Cell",
     "DecodingConfig",
     "Generation",

@@ -1,5 +1,6 @@
 """Masking response tokens, as training and likelihood evaluation do it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -63,22 +64,24 @@ class RowMask:
     candidates: Tensor
 
 
-def uniform(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> RowMask:
+def uniform(response: Tensor, t: float, block_length: int, generator: torch.Generator, from_left: bool) -> RowMask:
     """Each response token is masked with probability t (paper Eq. 7)."""
     masked = _drawn(response, t, generator)
     return RowMask(masked, masked, response)
 
 
-def block(response: Tensor, t: float, block_length: int, generator: torch.Generator) -> RowMask:
+def block(response: Tensor, t: float, block_length: int, generator: torch.Generator, from_left: bool) -> RowMask:
     """What block decoding meets: earlier blocks clean, one masked with probability t, later ones all masked.
 
-    Only the tokens of that one block are scored.
+    Only the tokens of that one block are scored. `from_left`, its last tokens are masked, a share t of them, as where
+    decoding goes from left to right.
     """
     start = int(response.int().argmax())
     blocks = max(-(-int(response.sum()) // block_length), 1)
     chosen = start + block_length * int(torch.randint(blocks, (1,), generator=generator))
     column = torch.arange(len(response))
-    drawn = _drawn(response, t, generator)
+    last = column >= chosen + block_length - math.ceil(t * block_length)
+    drawn = last if from_left else _drawn(response, t, generator)
     current = response & (column >= chosen) & (column < chosen + block_length)
     later = response & (column >= chosen + block_length)
     return RowMask((current & drawn) | later, current & drawn, current)
@@ -91,8 +94,12 @@ def _drawn(response: Tensor, t: float, generator: torch.Generator) -> Tensor:
     return drawn
 
 
-# What is masked in one row, given its (T,) response mask, t, the block length and its randomness.
-CANVASES: dict[str, Callable[[Tensor, float, int, torch.Generator], RowMask]] = {"uniform": uniform, "block": block}
+# What is masked in one row, given its (T,) response mask, t, the block length, randomness, and whether from left.
+Canvas = Callable[[Tensor, float, int, torch.Generator, bool], RowMask]
+CANVASES: dict[str, Canvas] = {
+    "uniform": uniform,
+    "block": block,
+}
 
 
 def corrupt(
@@ -104,6 +111,7 @@ def corrupt(
     canvas: str = "uniform",
     block_length: int = 32,
     fully_masked: float = 0.0,
+    from_left: float = 0.0,
     t: Tensor | None = None,
 ) -> Noised:
     """Draws a noise level `t ~ U(0, 1]` for each row and masks its response accordingly.
@@ -116,6 +124,7 @@ def corrupt(
         canvas: "uniform" or "block"; "mixed" draws one of the two, evenly, for each row.
         block_length: of "block" canvases.
         fully_masked: the share of rows whose noise level is 1.
+        from_left: the share of "block" canvases whose last tokens are masked, instead of any.
         t: `(B,)` noise levels to use instead of drawn ones.
     """
     rows, levels = [], []
@@ -124,7 +133,8 @@ def corrupt(
         level = 1.0 - level_draw if t is None else float(t[row])  # rand is in [0, 1), t in (0, 1]
         level = 1.0 if t is None and full_draw < fully_masked else level
         kind = (("uniform", "block")[kind_draw < 0.5]) if canvas == "mixed" else canvas
-        rows.append(CANVASES[kind](response_mask[row].cpu(), level, block_length, generator))
+        left = kind == "block" and from_left > 0.0 and float(torch.rand((), generator=generator)) < from_left
+        rows.append(CANVASES[kind](response_mask[row].cpu(), level, block_length, generator, left))
         levels.append(level)
     masked = torch.stack([row.masked for row in rows]).to(input_ids.device)
     return Noised(

@@ -17,6 +17,8 @@ class Noise:
         block_length: of block canvases.
         fully_masked: share of samples whose noise level is 1.
         seed: of all draws.
+        from_left: share of block canvases whose last tokens are masked instead of any: what decoding from left to
+            right meets.
 
     Raises:
         UserError: an option is out of its range.
@@ -26,13 +28,17 @@ class Noise:
     block_length: int = 32
     fully_masked: float = 0.0
     seed: int = 0
+    from_left: float = 0.0
 
     def __post_init__(self) -> None:
         known = (*CANVASES, "mixed")
         if self.canvas not in known:
             raise UserError(f"objective.canvas={self.canvas} is not one of {', '.join(known)}")
-        if not 0.0 <= self.fully_masked <= 1.0:
-            raise UserError(f"objective.fully_masked={self.fully_masked} is a share: from 0 to 1")
+        for name in ("fully_masked", "from_left"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"objective.{name}={getattr(self, name)} is a share: from 0 to 1")
+        if self.from_left and self.canvas == "uniform":
+            raise UserError(f"objective.from_left={self.from_left} is of block canvases: use canvas=block or mixed")
 
     def __call__(self, batch: Batch, mask_token_id: int, epoch: int, purpose: str) -> Noised:
         """Masks a batch; `purpose` keeps training and validation apart."""
@@ -44,4 +50,5 @@ class Noise:
             canvas=self.canvas,
             block_length=self.block_length,
             fully_masked=self.fully_masked,
+            from_left=self.from_left,
         )

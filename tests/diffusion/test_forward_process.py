@@ -183,3 +183,26 @@ def test_rows_with_generators_of_their_own_get_noise_of_their_own() -> None:
     noised = noised_rows(6, 1, 32, "uniform")
     assert len({tuple(row) for row in noised.masked.tolist()}) == 6
     assert len(set(noised.t.tolist())) == 6
+
+
+@pytest.mark.parametrize("t", [0.01, 0.3, 0.5, 1.0])
+def test_from_left_the_last_tokens_of_one_block_are_masked_and_scored(t: float) -> None:
+    noised = noised_rows(60, 3, 24, "block", block_length=8, from_left=1.0, t=torch.full((60,), t))
+    scored = noised.scored[:, 3:].view(60, 3, 8)
+    last = torch.arange(8) >= 8 - math.ceil(t * 8)
+    chosen = scored.any(-1)
+    assert torch.equal(chosen.sum(1), torch.ones(60).long())
+    assert bool((scored[chosen] == last).all())
+    later = chosen.cumsum(1) - chosen.long() == 1
+    masked = noised.masked[:, 3:].view(60, 3, 8)
+    assert bool(masked[later].all())
+    assert torch.equal(masked[chosen], scored[chosen])
+    assert not masked[~(later | chosen)].any()
+
+
+def test_a_share_of_the_blocks_is_masked_from_left() -> None:
+    noised = noised_rows(1000, 1, 32, "block", block_length=32, from_left=0.3, t=torch.full((1000,), 0.5))
+    share = float((noised.masked[:, 1:] == (torch.arange(32) >= 16)).all(1).float().mean())
+    assert abs(share - 0.3) < 4.5 * math.sqrt(0.21 / 1000)
+    uniform = noised_rows(50, 1, 32, "uniform", from_left=1.0, t=torch.full((50,), 0.5))
+    assert torch.equal(uniform.masked, noised_rows(50, 1, 32, "uniform", t=torch.full((50,), 0.5)).masked)

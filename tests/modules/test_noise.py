@@ -45,6 +45,8 @@ def test_noise_changes_with_seed_epoch_and_purpose_and_with_nothing_else() -> No
         ({"canvas": "blocks"}, ["objective.canvas=blocks", "uniform", "block", "mixed"]),
         ({"fully_masked": 1.5}, ["objective.fully_masked=1.5"]),
         ({"fully_masked": -0.1}, ["objective.fully_masked=-0.1"]),
+        ({"canvas": "block", "from_left": 1.5}, ["objective.from_left=1.5"]),
+        ({"canvas": "uniform", "from_left": 0.5}, ["objective.from_left=0.5", "canvas=block"]),
     ],
 )
 def test_bad_noise_is_refused(options: dict[str, Any], words: list[str]) -> None:

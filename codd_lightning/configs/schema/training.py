@@ -9,45 +9,46 @@ from codd_lightning.configs.schema.fields import ranged
 
 
 @dataclass
-class CoupledLikelihood:
+class Noised:
+    """How training and validation mask a response; of what every objective has."""
+
+    canvas: str = "uniform"
+    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
+    from_left: float = ranged(0.0, minimum=0.0, maximum=1.0)
+
+
+@dataclass
+class CoupledLikelihood(Noised):
     """Train a circuit on the frozen backbone (paper Eq. 7)."""
 
     _target_: str = "codd_lightning.modules.CircuitModule"
-    canvas: str = "uniform"
     weight: str = "inverse_t"
-    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
     evidence_top_k: int | None = ranged(None, minimum=1)
 
 
 @dataclass
-class Likelihood:
+class Likelihood(Noised):
     """Train a circuit on clean text alone; the canvas is that of validation."""
 
     _target_: str = "codd_lightning.modules.CircuitModule"
     conditional: bool = False
-    canvas: str = "uniform"
     weight: str = "flat"
-    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
     evidence_top_k: int | None = ranged(None, minimum=1)
 
 
 @dataclass
-class MaskedDiffusion:
+class MaskedDiffusion(Noised):
     """Train a backbone."""
 
     _target_: str = "codd_lightning.modules.BackboneModule"
-    canvas: str = "uniform"
     weight: str = "inverse_t"
-    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
 
 
 @dataclass
-class DiffuGRPO:
+class DiffuGRPO(Noised):
     """Train a backbone by the strict grades of its own responses."""
 
     _target_: str = "codd_lightning.modules.PolicyModule"
-    canvas: str = "uniform"
-    fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
     group_size: int = ranged(8, minimum=2)
     inner_updates: int = ranged(4, minimum=1)
     prompt_masking: float = ranged(0.15, minimum=0.0, maximum=1.0)
