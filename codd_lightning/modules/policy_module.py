@@ -97,15 +97,18 @@ class PolicyModule(L.LightningModule):
         self.group_size, self.inner_updates = group_size, inner_updates
         self.prompt_masking, self.clip, self.kl = prompt_masking, clip, kl
         self._gradient_clip_val = gradient_clip_val
-        self._decoding = DecodingConfig(
-            proposal="factorized",
-            remasking=remasking,
-            eos=eos,
-            temperature=temperature,
-            steps=steps_per_block * (data.max_response_tokens // data.block_length),
-            max_new_tokens=data.max_response_tokens,
-            block_length=data.block_length,
-        )
+        try:
+            self._decoding = DecodingConfig(
+                proposal="factorized",
+                remasking=remasking,
+                eos=eos,
+                temperature=temperature,
+                steps=steps_per_block * (data.max_response_tokens // data.block_length),
+                max_new_tokens=data.max_response_tokens,
+                block_length=data.block_length,
+            )
+        except UserError as error:
+            raise UserError(str(error).replace("decoding.", "objective.")) from None
 
     def train(self, mode: bool = True) -> "PolicyModule":
         super().train(mode)

@@ -153,10 +153,10 @@ def test_training_earns_more_reward(listed_task: Callable[..., Any], words: PreT
     assert after < before - 0.5
 
 
-@pytest.mark.parametrize("options", [{"group_size": 1}, {"temperature": 0.0}])
-def test_what_leaves_nothing_to_learn_from_is_refused(
+@pytest.mark.parametrize("options", [{"group_size": 1}, {"temperature": 0.0}, {"remasking": "magic"}])
+def test_what_cannot_be_is_refused_by_its_name(
     options: dict[str, Any], listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
 ) -> None:
     data = data_of(listed_task(train=ROWS), words)
-    with pytest.raises(UserError, match=next(iter(options))):
+    with pytest.raises(UserError, match=rf"objective\.{next(iter(options))}"):
         module_of(data, words, **options)
