@@ -112,6 +112,10 @@ class HMM(LatentCircuit):
         messages = self._messages(tables, scores)
         return LatentPosterior(self, tables, evidence, scores, messages).tokens_of(messages.after(latents))
 
+    def state_of(self, latents: Tensor) -> Tensor:
+        """Which of the N states a latent state of prepared evidence stands for."""
+        return latents
+
     @property
     def state_groups(self) -> list[Tensor]:
         """Groups of states that are alike in kind: only within one may a state become a copy of another."""

@@ -31,6 +31,8 @@ VARIANTS = {
     "low_rank": {"latent": "low_rank", "latent_width": 2, "roles": 0, "adapter_width": 0},
     "mlp": {"latent": "mlp", "roles": 0, "adapter_width": 0},
     "roles": {"latent": "none", "roles": 2, "role_rank": 3, "adapter_width": 0},
+    "bank": {"latent": "none", "roles": 0, "adapter_width": 0, "transition_bank": 3, "transition_rank": 2},
+    "roles and bank": {"latent": "linear", "roles": 2, "adapter_width": 0, "transition_bank": 2, "transition_rank": 1},
     "everything": {"latent": "mlp", "roles": 4, "role_rank": 3, "adapter_width": 16, "adapter_layers": 2},
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -131,6 +133,33 @@ def test_roles_are_softmax_of_the_evidence_and_a_product_of_low_rank() -> None:
                 assert_close(found, torch.from_numpy(expected[role]), **CLOSE)
 
 
+def test_a_bank_is_a_mixture_of_tables_for_each_position() -> None:
+    """By listing all paths of an HMM whose transitions differ by position, in every query that reads them."""
+    circuit, evidence = make_contextual("bank"), make_evidence()
+    assert evidence.context is not None
+    assert circuit.mixes is not None
+    ratio = evidence.soft.double().mean(-1)
+    weights = circuit.mixes(circuit.features(evidence.context, ratio)).softmax(-1)  # (B, L, K)
+    changes = torch.einsum("nkr,mkr->knm", circuit.bank_from, circuit.bank_to)
+    tables = (circuit.transition_logits + changes).softmax(-1)
+    posterior = circuit.posterior(evidence)
+    marginals = circuit.state_of(torch.arange(N * 3)), posterior.state_marginals()
+    for row in range(evidence.batch_size):
+        alone = evidence.rows(torch.tensor([row]))
+        steps = torch.einsum("lk,knm->lnm", weights[row, : L - 1], tables)
+        initial, _, emission = circuit.probabilities()
+        by_position = HMM.from_probabilities(initial, steps, emission.expand(L, -1, -1), L)
+        plain = dataclasses.replace(alone, context=None)
+        assert_close(circuit.log_partition(alone), by_position.log_partition(plain), **CLOSE)
+        assert_close(
+            circuit.posterior(alone).token_marginals(), by_position.posterior(plain).token_marginals(), **CLOSE
+        )
+        collapsed = torch.zeros(L, N, dtype=torch.float64).index_add_(1, marginals[0], marginals[1][row])
+        assert_close(collapsed, by_position.posterior(plain).state_marginals()[0], **CLOSE)
+        tokens = torch.where(alone.observed, alone.tokens, 2)
+        assert_close(circuit.log_conditional(tokens, alone), by_position.log_conditional(tokens, plain), **CLOSE)
+
+
 @every_variant
 def test_truncation_that_keeps_everything_changes_nothing(variant: str) -> None:
     circuit = make_contextual(variant)
@@ -190,6 +219,8 @@ def test_a_saved_circuit_is_read_back(variant: str, tmp_path: Path) -> None:
         ({"roles": 3}, "roles=3 must divide num_states=4"),
         ({"adapter_width": 17}, "adapter_width=17 must be a multiple of 16"),
         ({"latent": "none", "roles": 0}, "nothing would depend on the context"),
+        ({"transition_bank": 1}, "transition_bank=1 must be at least 2"),
+        ({"transition_bank": 2, "transition_rank": 0}, "transition_rank must be at least 1, not 0"),
         ({"hidden_size": 0}, "hidden_size must be at least 1, not 0"),
     ],
 )

@@ -128,7 +128,7 @@ def test_a_core_with_a_vocabulary_of_its_own_is_split_by_that() -> None:
     assert_close(said_by(circuit, outer), before + math.log(2), atol=0.05, rtol=0.0)
 
 
-@pytest.mark.parametrize("kind", ["hmm", "linear", "mlp", "segmented"])
+@pytest.mark.parametrize("kind", ["hmm", "linear", "mlp", "bank", "segmented"])
 def test_the_parameters_by_state_are_all_that_belong_to_states(kind: str) -> None:
     """Renaming states by them, and the columns of the transitions, changes nothing that the circuit says."""
     torch.manual_seed(0)
@@ -137,6 +137,8 @@ def test_the_parameters_by_state_are_all_that_belong_to_states(kind: str) -> Non
         circuit = HMM(4, 4, 3)
     elif kind == "segmented":
         circuit = SegmentedHMM(4, 4, 3, 6, 2, 3, segments=2, stop_states=1, slots=2, slot_rank=3, latent_width=4)
+    elif kind == "bank":
+        circuit = ContextualHMM(4, 4, 3, 6, latent="linear", roles=0, adapter_width=0, transition_bank=2)
     else:
         circuit = ContextualHMM(4, 4, 3, 6, latent=kind, roles=0, adapter_width=0)
     circuit = circuit.double()

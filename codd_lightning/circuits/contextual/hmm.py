@@ -6,13 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from codd_lightning.circuits.bank import BankTransitions, banked
+from codd_lightning.circuits.chain import Chain
 from codd_lightning.circuits.circuit import register_circuit
 from codd_lightning.circuits.context import Reads
 from codd_lightning.circuits.contextual.features import HEAD_WIDTH, Adapter, PlainFeatures, require_context
-from codd_lightning.circuits.contextual.heads import LATENT, EmissionRoles, latent_potentials
+from codd_lightning.circuits.contextual.heads import LATENT, EmissionRoles, latent_potentials, zero
 from codd_lightning.circuits.errors import CircuitError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.hmm import HMM
+from codd_lightning.circuits.tables import Tables
 
 
 @register_circuit("contextual_hmm")
@@ -34,6 +37,8 @@ class ContextualHMM(HMM):
         adapter_width: of transformer layers over the prompt and the block that heads read; 0 for none, where they read
             the position's own hidden state.
         adapter_layers: how many.
+        transition_bank: K, tables of transitions that each position mixes as the context says; 0 for the one table.
+        transition_rank: of what each of them changes of that table's logits, `A_k ∝ exp(log A + P_k Q_kᵀ)`.
 
     Raises:
         CircuitError: a size is out of range, or nothing depends on the context.
@@ -51,11 +56,14 @@ class ContextualHMM(HMM):
         role_rank: int = 16,
         adapter_width: int = 64,
         adapter_layers: int = 1,
+        transition_bank: int = 0,
+        transition_rank: int = 8,
     ) -> None:
         if latent not in LATENT:
             raise CircuitError(f"latent={latent} is not one of {', '.join(LATENT)}")
         sizes = {"hidden_size": hidden_size, "latent_width": latent_width, "role_rank": role_rank}
-        for name, size in {**sizes, "adapter_layers": adapter_layers}.items():
+        sizes |= {"adapter_layers": adapter_layers, "transition_rank": transition_rank}
+        for name, size in sizes.items():
             if size < 1:
                 raise CircuitError(f"{name} must be at least 1, not {size}")
         if roles < 0 or (roles and num_states % roles):
@@ -64,8 +72,11 @@ class ContextualHMM(HMM):
             raise CircuitError(
                 f"adapter_width={adapter_width} must be a multiple of {HEAD_WIDTH} (the width of a head), or 0 for none"
             )
-        if latent == "none" and not roles:
-            raise CircuitError("latent=none with roles=0: nothing would depend on the context; use circuit=hmm")
+        if transition_bank < 0 or transition_bank == 1:
+            raise CircuitError(f"transition_bank={transition_bank} must be at least 2, or 0 for one table")
+        if latent == "none" and not roles and not transition_bank:
+            named = "latent=none with roles=0 and transition_bank=0"
+            raise CircuitError(f"{named}: nothing would depend on the context; use circuit=hmm")
         self._options: dict[str, Any] = {
             "hidden_size": hidden_size,
             "latent": latent,
@@ -74,6 +85,8 @@ class ContextualHMM(HMM):
             "role_rank": role_rank,
             "adapter_width": adapter_width,
             "adapter_layers": adapter_layers,
+            "transition_bank": transition_bank,
+            "transition_rank": transition_rank,
         }
         super().__init__(num_states, vocab_size, block_length)
         self.hidden_size = hidden_size
@@ -86,16 +99,25 @@ class ContextualHMM(HMM):
         self.emission_roles: nn.Module | None = None
         if roles:
             self.emission_roles = EmissionRoles(self.features.size, vocab_size, roles, role_rank)
+        self.mixes: nn.Linear | None = None  # log w, of the tables of the bank
+        if transition_bank:
+            self.mixes = zero(nn.Linear(self.features.size, transition_bank))
+            self.bank_from = nn.Parameter(torch.zeros(num_states, transition_bank, transition_rank))  # P
+            self.bank_to = nn.Parameter(torch.empty(num_states, transition_bank, transition_rank).normal_())  # Q
 
     def config(self) -> dict[str, Any]:
         without = {key: value for key, value in super().config().items() if key != "homogeneous"}
         return {**without, **self._options}
 
+    def state_of(self, latents: Tensor) -> Tensor:
+        return latents if self.mixes is None else latents // self.mixes.out_features
+
     def by_state(self) -> list[Tensor]:
-        if self.latent_potentials is None:
-            return super().by_state()
-        last = [module for module in self.latent_potentials.modules() if isinstance(module, nn.Linear)][-1]
-        return [*super().by_state(), last.weight, last.bias]
+        found = super().by_state()
+        if self.latent_potentials is not None:
+            last = [module for module in self.latent_potentials.modules() if isinstance(module, nn.Linear)][-1]
+            found += [last.weight, last.bias]
+        return found if self.mixes is None else [*found, self.bank_from, self.bank_to]
 
     def prepare(self, evidence: Evidence) -> Evidence:
         context = evidence.context
@@ -111,7 +133,31 @@ class ContextualHMM(HMM):
                 if evidence.absent is not None:  # nothing is there for a potential to speak of
                     found = found.masked_fill(evidence.absent[..., None], 0.0)
                 potentials = found if potentials is None else potentials + found
+            if self.mixes is not None:
+                log_weights = self.mixes(features).log_softmax(-1)
+                each = log_weights.new_zeros(()) if potentials is None else potentials
+                states = each.expand(*features.shape[:2], self.num_states)
+                potentials = (states[..., None] + log_weights[..., None, :]).flatten(2)
             roles = evidence.roles
             if self.emission_roles is not None:
                 roles = self.emission_roles(features, evidence)
         return dataclasses.replace(evidence, latent_potentials=potentials, roles=roles, context=None)
+
+    def expected_counts(self, evidence: Evidence, weights: Tensor | None = None) -> dict[str, Tensor]:
+        if self.mixes is not None:  # tables alone are counted, and there is one of transitions
+            evidence = dataclasses.replace(evidence, context=None, latent_potentials=None)
+        return super().expected_counts(evidence, weights)
+
+    def _tables_for(self, evidence: Evidence) -> Tables:
+        tables = self._tables()
+        potentials = evidence.latent_potentials
+        if self.mixes is None or potentials is None or potentials.shape[-1] == self.num_states:
+            return tables
+        changes = torch.einsum("nkr,mkr->knm", self.bank_from, self.bank_to)
+        return banked(tables, (self.transition_logits + changes).softmax(-1, dtype=tables.dtype))
+
+    def _chain(self, tables: Tables, scores: Tensor) -> Chain:
+        if "bank" not in tables.latent:
+            return super()._chain(tables, scores)
+        transitions = tables.prepared.setdefault("bank", BankTransitions(tables.latent["bank"]))
+        return Chain(tables.latent["initial"], transitions, scores)

@@ -106,7 +106,7 @@ class SegmentedHMM(HMM):
         super().__init__(num_states, vocab_size, block_length)
         self.hidden_size, self.segments = hidden_size, segments
         self.open_states, self.stop_states = open_states, stop_states
-        self.features = Adapter(hidden_size, block_length, adapter_width, adapter_layers, segments * slots)
+        self.features = Adapter(hidden_size, block_length, adapter_width, adapter_layers, slots, segments)
         self.latent_potentials = nn.Sequential(
             nn.Linear(adapter_width, latent_width),
             nn.GELU(),
@@ -123,6 +123,9 @@ class SegmentedHMM(HMM):
     def config(self) -> dict[str, Any]:
         without = {key: value for key, value in super().config().items() if key != "homogeneous"}
         return {**without, **self._options}
+
+    def state_of(self, latents: Tensor) -> Tensor:
+        return latents % self.num_states
 
     @property
     def state_groups(self) -> list[Tensor]:

@@ -35,6 +35,8 @@ class ContextualHMMCircuit:
     role_rank: int = ranged(16, minimum=1)
     adapter_width: int = ranged(64, minimum=0)
     adapter_layers: int = ranged(1, minimum=1)
+    transition_bank: int = ranged(0, minimum=0)
+    transition_rank: int = ranged(8, minimum=1)
 
 
 @dataclass
