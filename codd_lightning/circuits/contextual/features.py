@@ -52,28 +52,23 @@ class Adapter(nn.Module):
     """Transformer layers of their own: block positions attend to each other and to everything before the block.
 
     Positions of the block are told by an embedding; those before it by what the backbone made of them. Slots stand
-    beside the positions and ask something of the whole, each always the same: slot k of group g by the sum of an
-    embedding of either, so that what is learnt of a question in one group serves in all.
+    beside the positions and ask something of the whole, each always the same.
 
     Args:
         hidden_size: D, of the backbone.
         block_length: L, the most positions of a block.
         width: W, a multiple of 16.
         layers: how many.
-        slots: of each group.
-        groups: of slots; S are groups · slots.
+        slots: S.
     """
 
-    def __init__(
-        self, hidden_size: int, block_length: int, width: int, layers: int, slots: int = 0, groups: int = 1
-    ) -> None:
+    def __init__(self, hidden_size: int, block_length: int, width: int, layers: int, slots: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
         self.inward = nn.Linear(hidden_size, width)
         self.positions = nn.Parameter(torch.empty(block_length, width).normal_(0.0, 0.1))
         self.mask_ratio = nn.Parameter(torch.zeros(width))
         self.slots = nn.Parameter(torch.empty(slots, width).normal_()) if slots else None
-        self.groups = nn.Parameter(torch.empty(groups, 1, width).normal_()) if slots else None
         self.layers = nn.ModuleList(Layer(width) for _ in range(layers))
         self.outward = nn.LayerNorm(width)
         self.size = width
@@ -85,9 +80,8 @@ class Adapter(nn.Module):
         if known is not None:
             states = states + known
         states = states + self.positions[: states.shape[1]] + mask_ratio[:, None, None].to(dtype) * self.mask_ratio
-        if self.slots is not None and self.groups is not None:
-            asking = (self.groups + self.slots).flatten(0, 1)  # (S, W), the slots of a group side by side
-            states = torch.cat([states, asking.expand(len(states), -1, -1)], 1)
+        if self.slots is not None:
+            states = torch.cat([states, self.slots.expand(len(states), -1, -1)], 1)
         before, visible = None, None
         if context.before is not None and context.present is not None:
             before = self.inward(self.norm(context.before.to(dtype)))

@@ -106,7 +106,7 @@ class SegmentedHMM(HMM):
         super().__init__(num_states, vocab_size, block_length)
         self.hidden_size, self.segments = hidden_size, segments
         self.open_states, self.stop_states = open_states, stop_states
-        self.features = Adapter(hidden_size, block_length, adapter_width, adapter_layers, slots, segments)
+        self.features = Adapter(hidden_size, block_length, adapter_width, adapter_layers, segments * slots)
         self.latent_potentials = nn.Sequential(
             nn.Linear(adapter_width, latent_width),
             nn.GELU(),
