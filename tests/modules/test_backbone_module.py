@@ -8,12 +8,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from codd_lightning.backbones import Backbone, new_backbone
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.errors import UserError
 from codd_lightning.modules import AdamW, BackboneModule, Muon, Noise, OptimizerRecipe
 
-from .helpers import trainer_of
+from .helpers import backbone_of, trainer_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -30,23 +29,6 @@ def text(*numbers: int) -> str:
 
 
 ROWS = [(text(*[i % 5] * (1 + i % 3)), text(*[i % 5] * (1 + i % 6))) for i in range(24)]
-
-
-def backbone_of() -> Backbone:
-    return new_backbone(
-        [text(*range(20))],
-        tokenizer="words",
-        vocab_size=24,
-        hidden_size=32,
-        num_layers=2,
-        num_heads=2,
-        intermediate_size=64,
-        max_positions=64,
-        rope_theta=100.0,
-        weight_spread=0.1,
-        attention="eager",
-        seed=0,
-    )
 
 
 def data_of(task: Any, words: PreTrainedTokenizerFast) -> TaskDataModule:

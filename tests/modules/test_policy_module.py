@@ -8,14 +8,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from codd_lightning.backbones import Backbone, new_backbone
 from codd_lightning.data import TaskDataModule
 from codd_lightning.errors import UserError
 from codd_lightning.modules import AdamW, PolicyModule
 from codd_lightning.modules.policy_module import clipped_surrogate
 from codd_lightning.tasks import Example, Grade
 
-from .helpers import trainer_of
+from .helpers import backbone_of, trainer_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -25,25 +24,6 @@ pytestmark = [
 
 EOS, BLOCK = 1, 4
 ROWS = [(f"w{i % 5} w{i % 3}", f"w{i % 4}") for i in range(16)]
-
-
-def backbone_of(words: PreTrainedTokenizerFast) -> Backbone:
-    made = new_backbone(
-        [" ".join(f"w{i}" for i in range(20))],
-        tokenizer="words",
-        vocab_size=24,
-        hidden_size=32,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=64,
-        max_positions=64,
-        rope_theta=100.0,
-        weight_spread=0.1,
-        attention="eager",
-        seed=0,
-    )
-    made.tokenizer = words
-    return made
 
 
 def data_of(task: Any, words: PreTrainedTokenizerFast) -> TaskDataModule:
@@ -60,9 +40,9 @@ def data_of(task: Any, words: PreTrainedTokenizerFast) -> TaskDataModule:
     )
 
 
-def module_of(data: TaskDataModule, words: PreTrainedTokenizerFast, **options: Any) -> PolicyModule:
+def module_of(data: TaskDataModule, **options: Any) -> PolicyModule:
     recipe = AdamW(lr=0.01, warmup_steps=0)
-    return PolicyModule(backbone_of(words), data, recipe, steps_per_block=2, **options)
+    return PolicyModule(backbone_of(), data, recipe, steps_per_block=2, **options)
 
 
 def numbers(*shape: int) -> torch.Tensor:
@@ -104,7 +84,7 @@ def test_rollouts_are_graded_and_set_against_their_group(
     listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
 ) -> None:
     data = data_of(listed_task(train=ROWS), words)
-    module = module_of(data, words, group_size=3, inner_updates=2, prompt_masking=0.5)
+    module = module_of(data, group_size=3, inner_updates=2, prompt_masking=0.5)
     dataset = data.dataset("train")
     batch = data.collate([dataset[i] for i in (5, 2)])
     rollouts = module._rollouts(batch, "train", 0, 3)
@@ -128,7 +108,7 @@ def test_log_probabilities_are_those_of_one_pass_over_a_masked_response(
     listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
 ) -> None:
     data = data_of(listed_task(train=ROWS), words)
-    module = module_of(data, words, group_size=2, inner_updates=1, prompt_masking=0.5)
+    module = module_of(data, group_size=2, inner_updates=1, prompt_masking=0.5)
     rollouts = module._rollouts(data.collate([data.dataset("train")[3]]), "train", 0, 2)
     found = module._log_probs(module.backbone, rollouts, 0)
     mask = module.backbone.mask_token_id
@@ -146,7 +126,7 @@ def test_training_earns_more_reward(listed_task: Callable[..., Any], words: PreT
             return Grade("w3" in response.split(), False)
 
     data = data_of(Mentions(train=ROWS, validation=ROWS), words)
-    module = module_of(data, words, prompt_masking=0.0, kl=0.0)
+    module = module_of(data, prompt_masking=0.0, kl=0.0)
     before = trainer_of().validate(module, datamodule=data, verbose=False)[0]["validation/error_rate"]
     trainer_of(max_epochs=24).fit(module, datamodule=data)
     after = trainer_of().validate(module, datamodule=data, verbose=False)[0]["validation/error_rate"]
@@ -159,4 +139,4 @@ def test_what_cannot_be_is_refused_by_its_name(
 ) -> None:
     data = data_of(listed_task(train=ROWS), words)
     with pytest.raises(UserError, match=rf"objective\.{next(iter(options))}"):
-        module_of(data, words, **options)
+        module_of(data, **options)
