@@ -145,6 +145,27 @@ def test_at_the_start_it_is_the_hmm_of_one_copy() -> None:
     assert (moved.log_conditional(tokens, evidence) - moved.log_conditional(tokens, bare)).abs().max() > 0.01
 
 
+def test_padding_before_a_block_says_nothing_and_the_order_of_what_is_there_does() -> None:
+    circuit, evidence = make(), make_evidence()
+    context = evidence.context
+    assert context is not None
+    assert context.before is not None
+    assert context.present is not None
+    tokens = torch.where(evidence.observed, evidence.tokens, 1)
+    expected = circuit.log_conditional(tokens, evidence)
+    wider = Context(
+        context.hidden,
+        torch.cat([torch.full_like(context.before[:, :2], 50.0), context.before], 1),
+        torch.cat([torch.zeros_like(context.present[:, :2]), context.present], 1),
+    )
+    padded = dataclasses.replace(evidence, context=wider)
+    assert_close(circuit.log_conditional(tokens, padded), expected, **CLOSE)
+    turned = torch.where(context.present[..., None], context.before, 0.0).flip(1)
+    everywhere = Context(context.hidden, turned, context.present.flip(1))
+    found = circuit.log_conditional(tokens, dataclasses.replace(evidence, context=everywhere))
+    assert (found - expected).abs().max() > 1e-4
+
+
 def test_every_parameter_has_the_gradient_of_finite_differences() -> None:
     circuit, evidence = make(), make_evidence(batch_size=2)
     tokens = torch.where(evidence.observed, evidence.tokens, 1)

@@ -52,7 +52,8 @@ class Adapter(nn.Module):
     """Transformer layers of their own: block positions attend to each other and to everything before the block.
 
     Positions of the block are told by an embedding; those before it by what the backbone made of them. Slots stand
-    beside the positions and ask something of the whole, each always the same.
+    beside the positions and ask something of the whole, each always the same; where there are some, what lies before
+    is told by its place as well (the sinusoids of Vaswani et al., 2017), which a question for the second number needs.
 
     Args:
         hidden_size: D, of the backbone.
@@ -69,6 +70,7 @@ class Adapter(nn.Module):
         self.positions = nn.Parameter(torch.empty(block_length, width).normal_(0.0, 0.1))
         self.mask_ratio = nn.Parameter(torch.zeros(width))
         self.slots = nn.Parameter(torch.empty(slots, width).normal_()) if slots else None
+        self.places = nn.Linear(width, width, bias=False) if slots else None
         self.layers = nn.ModuleList(Layer(width) for _ in range(layers))
         self.outward = nn.LayerNorm(width)
         self.size = width
@@ -85,12 +87,21 @@ class Adapter(nn.Module):
         before, visible = None, None
         if context.before is not None and context.present is not None:
             before = self.inward(self.norm(context.before.to(dtype)))
+            if self.places is not None:
+                before = before + self.places(_sinusoids(context.present.cumsum(1), self.size).to(dtype))
             own = context.present.new_ones(states.shape[:2])
             visible = torch.cat([context.present, own], 1)[:, None, None]  # (B, 1, 1, everything before + L + S)
         for layer in self.layers:
             states = layer(states, before, visible)
         result: Tensor = self.outward(states)
         return result
+
+
+def _sinusoids(places: Tensor, width: int) -> Tensor:
+    """`(B, S, W)` of `(B, S)` whole numbers."""
+    rates = 1000.0 ** -(torch.arange(0, width, 2, device=places.device) / width)
+    angles = places[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 class Layer(nn.Module):

@@ -68,7 +68,7 @@ class SegmentedHMM(HMM):
         open_states: int | None = None,
         segments: int = 4,
         stop_states: int = 4,
-        slots: int = 6,
+        slots: int = 12,
         slot_rank: int = 16,
         latent_width: int = 64,
         adapter_width: int = 64,

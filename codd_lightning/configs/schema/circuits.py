@@ -54,7 +54,7 @@ class SegmentedHMMCircuit:
     open_states: int | None = ranged(None, minimum=1)
     segments: int = ranged(4, minimum=1)
     stop_states: int = ranged(4, minimum=1)
-    slots: int = ranged(6, minimum=1)
+    slots: int = ranged(12, minimum=1)
     slot_rank: int = ranged(16, minimum=1)
     latent_width: int = ranged(64, minimum=1)
     adapter_width: int = ranged(64, minimum=16)
