@@ -14,7 +14,7 @@ class BankTransitions(Transitions):
 
     With potentials `log w_i(k)` whose `w_i` sum to 1 the chain is one of N states whose transition out of position i
     is the mixture `Σ_k w_i(k) A_k`: normalised, and no larger to store than the bank. Messages are `(B, N · K)`, the K
-    of a state side by side; a product costs K of `(B, N)` by a table.
+    of a state side by side; a product costs K of `(B, N)` by a table. Sampling states makes the dense table.
 
     Args:
         table: `(K, N, N)`.

@@ -66,7 +66,7 @@ class Traces:
                 states = core.posterior(evidence.clamp(tokens, evidence.soft)).sample_latents(generator)
                 expected = core.expected_after(evidence, states)[..., kept]
                 rest = (1.0 - expected.sum(-1, keepdim=True)).clamp_min(0.0)
-                found = (tokens, core.state_of(states), column[tokens], torch.cat([expected, rest], -1))
+                found = (tokens, core.state_of(states, evidence), column[tokens], torch.cat([expected, rest], -1))
                 parts.append([part.cpu() for part in found])
         return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
 

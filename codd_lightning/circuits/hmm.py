@@ -112,8 +112,8 @@ class HMM(LatentCircuit):
         messages = self._messages(tables, scores)
         return LatentPosterior(self, tables, evidence, scores, messages).tokens_of(messages.after(latents))
 
-    def state_of(self, latents: Tensor) -> Tensor:
-        """Which of the N states a latent state of prepared evidence stands for."""
+    def state_of(self, latents: Tensor, evidence: Evidence) -> Tensor:
+        """Which of the N states latent states stand for that were drawn under prepared evidence."""
         return latents
 
     @property

@@ -25,6 +25,7 @@ from codd_lightning.modules import Initialization, Noise, Schedule
 from codd_lightning.strategies import StrategyRecipe
 from codd_lightning.tasks import SPLITS, Task
 
+MASKING = ("canvas", "fully_masked", "from_left")  # options of objectives that mask
 VOCABULARIES = ("all", "seen")
 PRETRAINED = "codd_lightning.backbones.load_backbone"
 PRETRAINED_CIRCUIT = "codd_lightning.circuits.load_circuit"
@@ -73,16 +74,16 @@ def build(config: DictConfig, in_pieces: bool = False) -> Experiment:
     if circuit is not None and cache is not None:  # the module, which sees no backbone, cannot tell
         require_fit(backbone, circuit, config.data.block_length)
         require_stored(config, circuit)
-    objective = config.objective
-    noise = Noise(objective.canvas, config.data.block_length, objective.fully_masked, config.seed, objective.from_left)
+    masking = {name: config.objective[name] for name in MASKING if name in config.objective}
+    noise = Noise(block_length=config.data.block_length, seed=config.seed, **masking)
     optimizer = make(config.optimizer, Schedule, "optimizer")
     parts: dict[str, Any] = {
         "backbone": backbone if cache is None else None,
         "noise": noise,
         "optimizer": optimizer,
         "data": data,
+        "gradient_clip_val": config.trainer.gradient_clip_val,
     }
-    parts["gradient_clip_val"] = config.trainer.gradient_clip_val
     if circuit is not None:
         parts["circuit"] = circuit
     module = make(config.objective, L.LightningModule, "objective", **parts)

@@ -39,10 +39,11 @@ class RunCheckpoints(Checkpoint):
         self._least: float | None = None
         self._random_states: dict[str, Any] | None = None
         self._clock = time.monotonic()
+        self._step = 0  # of the last one
         self.seconds, self.written = 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._clock = time.monotonic()
+        self._clock, self._step = time.monotonic(), trainer.global_step
         if self._random_states is not None:
             restore_random_states(self._random_states)
             self._random_states = None
@@ -90,7 +91,7 @@ class RunCheckpoints(Checkpoint):
             _remove(beside)
             kept = f"{self._folder / LAST} before it is whole" if (self._folder / LAST).exists() else "it was the first"
             raise UserError(f"no checkpoint of step {trainer.global_step} can be written: {error}; {kept}") from None
-        self._clock = time.monotonic()
+        self._clock, self._step = time.monotonic(), trainer.global_step
         self.seconds += self._clock - started
         self.written += 1
 
@@ -107,7 +108,8 @@ class RunCheckpoints(Checkpoint):
         self._least = state_dict["least"]
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        if self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0:
+        every = self._every_n_steps  # a batch may be several updates
+        if every is not None and trainer.global_step // every > self._step // every:
             return True
         if self._minutes is None:
             return False

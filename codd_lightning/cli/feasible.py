@@ -68,6 +68,8 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
         raise
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from None
+    if isinstance(experiment.module, PolicyModule) and config.trainer.precision == "16-mixed":
+        raise UserError("trainer.precision=16-mixed scales gradients, which objective=diffu_grpo clips: use bf16-mixed")
     for name, callback in callbacks_of(config):
         if "decoders" in callback and not callback.decoders:
             raise UserError(f"callbacks.{name}.decoders is empty: name at least one, or use callbacks=none")

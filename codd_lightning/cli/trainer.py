@@ -17,17 +17,20 @@ class RunTrainer(L.Trainer):
     Args:
         updates: after which training ends; None for whole epochs.
         options: of Lightning's.
+
+    Attributes:
+        updates: as given.
     """
 
     def __init__(self, updates: int | None, callbacks: list[L.Callback], **options: Any) -> None:
-        self._updates = updates
+        self.updates = updates
         stop = [] if updates is None else [StopAfter(updates)]
         super().__init__(callbacks=[*stop, *callbacks], **options)
 
     @property
     def estimated_stepping_batches(self) -> int | float:
         whole = super().estimated_stepping_batches
-        return whole if self._updates is None else min(whole, self._updates)
+        return whole if self.updates is None else min(whole, self.updates)
 
 
 class StopAfter(L.Callback):

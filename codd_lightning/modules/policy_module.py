@@ -85,8 +85,13 @@ class PolicyModule(L.LightningModule):
         self.automatic_optimization = False  # several updates a batch
         if not isinstance(optimizer, OptimizerRecipe):
             raise UserError("objective=diffu_grpo follows gradients: use optimizer=adamw or muon")
-        if backbone.stored is not None:
+        if getattr(backbone, "stored", None) is not None:
             raise UserError("objective=diffu_grpo decodes with the whole backbone on every rank: use trainer=ddp")
+        if steps_per_block > data.block_length:
+            raise UserError(
+                f"objective.steps_per_block={steps_per_block} is more than a block has tokens "
+                f"(data.block_length={data.block_length})"
+            )
         if group_size < 2:
             raise UserError(f"objective.group_size={group_size}: a response is set against others: at least 2")
         if temperature <= 0.0:
@@ -125,7 +130,9 @@ class PolicyModule(L.LightningModule):
             reference = [self._log_probs(self._reference[0], rollouts, update) for update in range(self.inner_updates)]
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
-        for update in range(self.inner_updates):
+        most = getattr(self.trainer, "updates", None)
+        left = self.inner_updates if most is None else min(self.inner_updates, most - self.global_step)
+        for update in range(left):
             log_probs = self._log_probs(self.backbone, rollouts, update)
             surrogate, divergence = clipped_surrogate(
                 log_probs, before[update], reference[update], rollouts.advantages, rollouts.written, self.clip
@@ -146,7 +153,9 @@ class PolicyModule(L.LightningModule):
         self.log(self.monitor, 1.0 - rewards.mean(), prog_bar=True, batch_size=len(rewards), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        return self.optimizer_for(int(self.trainer.estimated_stepping_batches) * self.inner_updates)
+        updates = int(self.trainer.estimated_stepping_batches) * self.inner_updates
+        most = getattr(self.trainer, "updates", None)  # where it is told when to stop, it counts updates
+        return self.optimizer_for(updates if most is None else min(updates, most))
 
     def optimizer_for(self, total_steps: int) -> dict[str, Any]:
         """The optimizer and its schedule over some updates."""

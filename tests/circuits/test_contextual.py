@@ -143,7 +143,7 @@ def test_a_bank_is_a_mixture_of_tables_for_each_position() -> None:
     changes = torch.einsum("nkr,mkr->knm", circuit.bank_from, circuit.bank_to)
     tables = (circuit.transition_logits + changes).softmax(-1)
     posterior = circuit.posterior(evidence)
-    marginals = circuit.state_of(torch.arange(N * 3)), posterior.state_marginals()
+    marginals = torch.arange(N * 3) // 3, posterior.state_marginals()
     for row in range(evidence.batch_size):
         alone = evidence.rows(torch.tensor([row]))
         steps = torch.einsum("lk,knm->lnm", weights[row, : L - 1], tables)

@@ -1,5 +1,6 @@
 """Paths that forget are copied: what the circuit then says of a text that needs memory, and of one that needs none."""
 
+import dataclasses
 import itertools
 import math
 
@@ -83,6 +84,20 @@ def test_what_a_state_lets_expect_is_what_paths_through_it_say() -> None:
                     here = here * emission[path[i], tokens[i]] * weights[0, i, tokens[i]]
                 expected[tokens[position]] += here
         assert_close(found[0, position], expected / expected.sum(), **CLOSE)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_traces_of_a_bank_are_of_its_states_whether_evidence_has_a_context_or_not(knows: bool) -> None:
+    torch.manual_seed(0)
+    circuit = ContextualHMM(4, 4, 3, 6, latent="none", roles=0, adapter_width=0, transition_bank=3).double()
+    with torch.no_grad():  # each state says a token of its own
+        circuit.emission_logits[0].copy_(30.0 * torch.eye(4))
+    evidence = make_evidence(known=0.0, batch_size=8)
+    if not knows:
+        evidence = dataclasses.replace(evidence, context=None)
+    tokens = torch.arange(24).view(8, 3) % 4
+    traces = Traces.of(circuit, [(tokens, evidence)], torch.Generator().manual_seed(0))
+    assert torch.equal(traces.states, tokens)
 
 
 def test_what_a_path_forgot_it_remembers_by_copies() -> None:

@@ -35,6 +35,7 @@ TINY = [
     "evaluation.examples=0",
     "evaluation.likelihood_examples=0",
 ]
+POLICY = ["diffu_grpo", "objective.group_size=2", "objective.inner_updates=2", "objective.steps_per_block=2"]
 # Cases that differ in what a checkpoint must hold, or in how the trainer goes on.
 CASES = {
     "adamw": ["smoke"],
@@ -52,7 +53,7 @@ CASES = {
         "optimizer.cycles=3",
         "optimizer.alone_cycles=1",
     ],
-    "policy": ["diffu_grpo", "objective.group_size=2", "objective.inner_updates=2", "objective.steps_per_block=2"],
+    "policy": POLICY,
     "muon": ["tiny_backbone", "backbone.num_layers=1", "backbone.hidden_size=32"],
 }
 
@@ -308,3 +309,19 @@ def test_a_run_killed_at_twenty_random_moments_ends_as_if_nothing_had_happened(t
         if not finished.exists():
             assert kill_at(600, folder) == 0
         assert not differing(whole, state_of(folder))
+
+
+def test_a_policy_stops_after_its_updates_at_its_last_learning_rate(tmp_path: Path) -> None:
+    """A batch is two updates here: seven end in the middle of one, and every third is passed between batches."""
+    options = [
+        "trainer.max_steps=7",
+        "trainer.checkpoint_every_n_steps=3",
+        "optimizer.lr=1e-3",
+        "optimizer.warmup_steps=0",
+    ]
+    assert train(tmp_path / "run", *POLICY, *options, "optimizer.final_fraction=0.1") == 0
+    last = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == 7
+    assert last["lr_schedulers"][0]["_last_lr"][0] == pytest.approx(1e-4)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["checkpoints"]["written"] == 3  # after 4 and 6 updates, and at the end

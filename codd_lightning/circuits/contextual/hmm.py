@@ -109,8 +109,8 @@ class ContextualHMM(HMM):
         without = {key: value for key, value in super().config().items() if key != "homogeneous"}
         return {**without, **self._options}
 
-    def state_of(self, latents: Tensor) -> Tensor:
-        return latents if self.mixes is None else latents // self.mixes.out_features
+    def state_of(self, latents: Tensor, evidence: Evidence) -> Tensor:
+        return latents // self._tables_mixed(evidence)
 
     def by_state(self) -> list[Tensor]:
         found = super().by_state()
@@ -150,11 +150,15 @@ class ContextualHMM(HMM):
 
     def _tables_for(self, evidence: Evidence) -> Tables:
         tables = self._tables()
-        potentials = evidence.latent_potentials
-        if self.mixes is None or potentials is None or potentials.shape[-1] == self.num_states:
+        if self._tables_mixed(evidence) == 1:
             return tables
         changes = torch.einsum("nkr,mkr->knm", self.bank_from, self.bank_to)
         return banked(tables, (self.transition_logits + changes).softmax(-1, dtype=tables.dtype))
+
+    def _tables_mixed(self, evidence: Evidence) -> int:
+        """How many tables of transitions prepared evidence mixes: 1 where it had no context."""
+        potentials = evidence.latent_potentials
+        return 1 if potentials is None else potentials.shape[-1] // self.num_states
 
     def _chain(self, tables: Tables, scores: Tensor) -> Chain:
         if "bank" not in tables.latent:

@@ -124,7 +124,7 @@ class SegmentedHMM(HMM):
         without = {key: value for key, value in super().config().items() if key != "homogeneous"}
         return {**without, **self._options}
 
-    def state_of(self, latents: Tensor) -> Tensor:
+    def state_of(self, latents: Tensor, evidence: Evidence) -> Tensor:
         return latents % self.num_states
 
     @property

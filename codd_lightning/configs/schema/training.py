@@ -10,7 +10,7 @@ from codd_lightning.configs.schema.fields import ranged
 
 @dataclass
 class Noised:
-    """How training and validation mask a response; of what every objective has."""
+    """How training and validation mask a response."""
 
     canvas: str = "uniform"
     fully_masked: float = ranged(0.0, minimum=0.0, maximum=1.0)
@@ -45,7 +45,7 @@ class MaskedDiffusion(Noised):
 
 
 @dataclass
-class DiffuGRPO(Noised):
+class DiffuGRPO:
     """Train a backbone by the strict grades of its own responses."""
 
     _target_: str = "codd_lightning.modules.PolicyModule"
