@@ -50,6 +50,11 @@ def require_feasible(config: DictConfig, experiment: Experiment, training: bool 
 
 def _check_evidence(config: DictConfig, experiment: Experiment) -> None:
     circuit = experiment.circuit
+    learnt = config.objective.get("evidence_top_k") if config.cache.path is None else config.cache.top_k
+    asked = config.decoding.evidence_top_k
+    if learnt != asked and getattr(circuit, "num_roles", 0):
+        named = f"objective.evidence_top_k={learnt} and decoding.evidence_top_k={asked}"
+        log.warning("%s: roles learn of the tokens that evidence keeps, and are asked of others: set both alike", named)
     if circuit is None or circuit.takes_truncated:
         return
     for group, option in (("objective", "evidence_top_k"), ("decoding", "evidence_top_k"), ("cache", "top_k")):

@@ -125,12 +125,30 @@ def test_roles_are_softmax_of_the_evidence_and_a_product_of_low_rank() -> None:
             dense = evidence.dense_weights()[row, position].numpy()
             if evidence.token_ids is not None:
                 left_out = [v for v in range(V) if v not in evidence.token_ids[row, position].tolist()]
-                scores[:, left_out] = 0.0
+                kept = [v for v in range(V) if v not in left_out and dense[v] > 0]
+                scores[:, [*left_out, min(kept, key=lambda v: dense[v])]] = 0.0
             expected = dense * np.exp(scores)
             expected = expected / expected.sum(-1, keepdims=True)
             for role in range(2):
                 found = circuit.prepare(evidence).read_by(role).dense_weights()[row, position]
                 assert_close(found, torch.from_numpy(expected[role]), **CLOSE)
+
+
+def test_roles_are_told_nothing_by_a_true_token_that_is_kept_though_it_is_not_among_the_largest() -> None:
+    circuit = make_contextual("roles")
+    logits = torch.tensor([[[2.0, 1.0, 0.0, -1.0]] * L], dtype=torch.float64)
+    masked = torch.full((1, L), V)
+    context = Context(torch.randn(1, L, D, dtype=torch.float64))
+    for true in (2, 3):
+        keep = torch.full((1, L), true)
+        evidence = Evidence.from_logits(logits, masked, V, top_k=2, keep=keep, context=context)
+        assert evidence.tail is not None
+        roles = circuit.prepare(evidence).roles
+        assert roles is not None
+        assert roles.tail is not None
+        place = (evidence.token_ids == true).nonzero()[0, -1]
+        gain = roles.weights[..., place] / evidence.weights[:, :, None, place]
+        assert_close(gain, roles.tail / evidence.tail[:, :, None], **CLOSE)  # as of a token that was left out
 
 
 def test_a_bank_is_a_mixture_of_tables_for_each_position() -> None:

@@ -34,7 +34,9 @@ class EmissionRoles(nn.Module):
     """Low-rank reweightings of the backbone's distribution (appendix E.2).
 
     Role r reads `q_r(v) ∝ w(v) exp⟨U_r f, T_v⟩`, normalised; a token that truncation left out keeps its weight
-    before normalisation. At the start U is 0, so that every role reads the evidence as it is.
+    before normalisation, and so does the least of those it kept: in training that may be the true one, kept although
+    it is not among the largest, and roles would learn to know it by that. At the start U is 0, so that every role
+    reads the evidence as it is.
 
     Args:
         size: F, of the features f.
@@ -56,6 +58,10 @@ class EmissionRoles(nn.Module):
             scores = role @ self.tokens.T  # (B, L, R, V)
         else:
             scores = role @ self.tokens[evidence.token_ids].transpose(-1, -2)  # (B, L, R, K)
+            weights = evidence.weights
+            if weights.shape[-1] < evidence.vocab_size:
+                least = weights.masked_fill(weights == 0, torch.inf).argmin(-1)  # 0 is the mask token's, say
+                scores = scores.scatter(-1, least[:, :, None, None].expand(*scores.shape[:-1], 1), 0.0)
         known = ~evidence.soft[..., None]  # weights say nothing there, and their logs must not be all minus infinity
         log_weights = masked_log(evidence.weights).masked_fill(known, 0.0)[:, :, None] + scores
         total = log_weights.logsumexp(-1, keepdim=True)
