@@ -66,6 +66,7 @@ NOT_RUN = {
     "backbone=llada_8b": "needs the Hub and a GPU: tests/cli/test_paper_experiments.py composes it and runs it small",
     "codd evaluate EXPERIMENT data=gsm8k": "needs the Hub",
     "laptop": "needs the Hub: tests/cli/test_laptop.py runs it on a tiny checkpoint",
+    "backbone.path_or_repo=RUN/backbone": "needs a backbone that was trained: the command before it trains one",
     "codd evaluate parallelbench": "needs a clone and a GPU: tests/tasks runs it on a clone of our own",
 }
 ALL = [(page, command) for page in PAGES for command in shown_commands(page)]
