@@ -2,20 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from codd_lightning.circuits.circuit import Circuit
 from codd_lightning.circuits.errors import CircuitError
-from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.hmm import HMM
-from codd_lightning.circuits.tables import CHUNK
+from codd_lightning.circuits.traces import Traces
 
 LOOKBACK = 10  # positions before a state whose tokens it may have to remember
-COLUMNS = 512  # the most frequent tokens, which are told apart in what states expect
 FREE = 10  # a state of fewer than 1 / (FREE · N) of the positions is free to become another's copy
 SPENT = 0.5  # of the free states, at most, are given away at once: a later look may know better
 WORTH = 16.0  # nats of the traced text that a split must be worth: fewer may be chance
@@ -24,51 +20,6 @@ EXCLUSIVE = 0.97  # a state whose positions lie on the paths by more than this s
 RARE = 0.03  # and one of fewer of the paths' positions than this is left out
 PSEUDOCOUNT = 2.0  # of counts that are compared
 LEAST = 1e-6  # of what is divided by
-
-
-@dataclass(frozen=True)
-class Traces:
-    """What a circuit makes of text: the states behind it, and what each of them expects next.
-
-    Attributes:
-        tokens: `(B, L)` long.
-        states: `(B, L)` long, drawn from the posterior given all tokens.
-        columns: `(B, L)` long: the token's column of `expected`; the last is that of all that are rare.
-        expected: `(B, L, W)`: `P(x_i | z_{i-1}, evidence)`; of no use at the first position.
-    """
-
-    tokens: Tensor
-    states: Tensor
-    columns: Tensor
-    expected: Tensor
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, circuit: Circuit, text: Iterable[tuple[Tensor, Evidence]], generator: torch.Generator) -> "Traces":
-        """Traces of the batches of a text.
-
-        Args:
-            circuit: whose core is an HMM.
-            text: tokens of blocks, and evidence of them; where it knows a token, nothing is expected of it.
-            generator: draws the states, on the CPU.
-        """
-        core = circuit.core
-        assert isinstance(core, HMM), "told apart before"
-        batches = [circuit.as_core_reads(tokens, evidence) for tokens, evidence in text]
-        frequent = torch.cat([tokens.flatten() for tokens, _ in batches]).bincount(minlength=core.vocab_size)
-        kept = frequent.topk(min(COLUMNS, core.vocab_size)).indices
-        column = frequent.new_full((core.vocab_size,), len(kept)).index_put((kept,), torch.arange(len(kept)).to(kept))
-        parts = []
-        for all_tokens, all_evidence in batches:
-            at_once = max(CHUNK // (all_tokens.shape[1] * core.vocab_size), 1)
-            for rows in torch.arange(len(all_tokens), device=all_tokens.device).split(at_once):
-                tokens, evidence = all_tokens[rows], core.prepare(all_evidence.rows(rows))
-                states = core.posterior(evidence.clamp(tokens, evidence.soft)).sample_latents(generator)
-                expected = core.expected_after(evidence, states)[..., kept]
-                rest = (1.0 - expected.sum(-1, keepdim=True)).clamp_min(0.0)
-                found = (tokens, core.state_of(states, evidence), column[tokens], torch.cat([expected, rest], -1))
-                parts.append([part.cpu() for part in found])
-        return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
