@@ -95,11 +95,8 @@ def _drawn(response: Tensor, t: float, generator: torch.Generator) -> Tensor:
 
 
 # What is masked in one row, given its (T,) response mask, t, the block length, randomness, and whether from left.
-Canvas = Callable[[Tensor, float, int, torch.Generator, bool], RowMask]
-CANVASES: dict[str, Canvas] = {
-    "uniform": uniform,
-    "block": block,
-}
+MaskingRule = Callable[[Tensor, float, int, torch.Generator, bool], RowMask]
+CANVASES: dict[str, MaskingRule] = {"uniform": uniform, "block": block}
 
 
 def corrupt(

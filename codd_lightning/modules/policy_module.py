@@ -130,9 +130,7 @@ class PolicyModule(L.LightningModule):
             reference = [self._log_probs(self._reference[0], rollouts, update) for update in range(self.inner_updates)]
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
-        most = getattr(self.trainer, "updates", None)
-        left = self.inner_updates if most is None else min(self.inner_updates, most - self.global_step)
-        for update in range(left):
+        for update in range(self._at_most(self.inner_updates, self.global_step)):
             log_probs = self._log_probs(self.backbone, rollouts, update)
             surrogate, divergence = clipped_surrogate(
                 log_probs, before[update], reference[update], rollouts.advantages, rollouts.written, self.clip
@@ -153,9 +151,12 @@ class PolicyModule(L.LightningModule):
         self.log(self.monitor, 1.0 - rewards.mean(), prog_bar=True, batch_size=len(rewards), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        updates = int(self.trainer.estimated_stepping_batches) * self.inner_updates
-        most = getattr(self.trainer, "updates", None)  # where it is told when to stop, it counts updates
-        return self.optimizer_for(updates if most is None else min(updates, most))
+        return self.optimizer_for(self._at_most(int(self.trainer.estimated_stepping_batches) * self.inner_updates))
+
+    def _at_most(self, updates: int, done: int = 0) -> int:
+        """As many updates, or those that are left where the trainer is told after how many to stop."""
+        most: int | None = getattr(self.trainer, "updates", None)
+        return updates if most is None else min(updates, most - done)
 
     def optimizer_for(self, total_steps: int) -> dict[str, Any]:
         """The optimizer and its schedule over some updates."""

@@ -133,3 +133,19 @@ def test_a_limit_of_parameters_leaves_whole_roles() -> None:
     assert isinstance(circuit, ContextualHMM)
     assert circuit.num_states == 256
     assert sum(p.numel() for p in circuit.parameters()) == 185552
+
+
+def test_gradients_that_are_scaled_are_not_clipped_by_a_policy() -> None:
+    config = compose_experiment("diffu_grpo", ["trainer.precision=16-mixed"])
+    with pytest.raises(UserError, match=r"trainer\.precision=16-mixed.*bf16-mixed"):
+        require_feasible(config, build(config))
+
+
+@pytest.mark.parametrize("asked", ["8", "null"])
+def test_roles_that_learn_of_fewer_tokens_than_they_are_asked_of_are_told_so(
+    asked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["circuit=contextual_hmm", "circuit.num_states=16", "objective.evidence_top_k=8"]
+    config = compose_experiment("smoke", [*options, f"decoding.evidence_top_k={asked}"])
+    require_feasible(config, build(config))
+    assert ("set both alike" in caplog.text) == (asked == "null")

@@ -3,8 +3,12 @@
 from typing import Any
 
 import lightning as L
+from transformers import PreTrainedTokenizerFast
 
 from codd_lightning.backbones import Backbone, new_backbone
+from codd_lightning.data import TaskDataModule
+
+EOS, BLOCK = 1, 4
 
 
 def trainer_of(**options: Any) -> L.Trainer:
@@ -20,19 +24,35 @@ def trainer_of(**options: Any) -> L.Trainer:
     )
 
 
-def backbone_of() -> Backbone:
+def backbone_of(hidden_size: int = 32, num_layers: int = 2) -> Backbone:
     """A small one, with a tokenizer of the words w0 to w19."""
     return new_backbone(
         [" ".join(f"w{i}" for i in range(20))],
         tokenizer="words",
         vocab_size=24,
-        hidden_size=32,
-        num_layers=2,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
         num_heads=2,
-        intermediate_size=64,
+        intermediate_size=2 * hidden_size,
         max_positions=64,
         rope_theta=100.0,
         weight_spread=0.1,
         attention="eager",
         seed=0,
+    )
+
+
+def data_of(task: Any, words: PreTrainedTokenizerFast, batch_size: int, padding: str = "canvas") -> TaskDataModule:
+    """Of all examples of a task: prompts of at most 4 tokens, responses of at most two blocks."""
+    sizes: dict[str, Any] = {"train_size": None, "validation_size": None, "test_size": None}
+    return TaskDataModule(
+        task,
+        words,
+        EOS,
+        block_length=BLOCK,
+        batch_size=batch_size,
+        max_prompt_tokens=4,
+        max_response_tokens=2 * BLOCK,
+        response_padding=padding,
+        **sizes,
     )

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from codd_lightning.data import Batch, TaskDataModule
+from codd_lightning.data import Batch
 from codd_lightning.errors import UserError
 from codd_lightning.modules import AdamW, BackboneModule, Muon, Noise, OptimizerRecipe
 
-from .helpers import backbone_of, trainer_of
+from .helpers import BLOCK, backbone_of, data_of, trainer_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
 
-EOS, BLOCK = 1, 4
 RECIPES: list[OptimizerRecipe] = [AdamW(lr=0.01, warmup_steps=0), Muon(lr=0.01, muon_lr=0.02, warmup_steps=0)]
 
 
@@ -31,21 +30,6 @@ def text(*numbers: int) -> str:
 ROWS = [(text(*[i % 5] * (1 + i % 3)), text(*[i % 5] * (1 + i % 6))) for i in range(24)]
 
 
-def data_of(task: Any, words: PreTrainedTokenizerFast) -> TaskDataModule:
-    sizes: dict[str, Any] = {"train_size": None, "validation_size": None, "test_size": None}
-    return TaskDataModule(
-        task,
-        words,
-        EOS,
-        block_length=BLOCK,
-        batch_size=8,
-        max_prompt_tokens=4,
-        max_response_tokens=2 * BLOCK,
-        response_padding="block",
-        **sizes,
-    )
-
-
 def module_of(noise: Noise | None = None, weight: str = "inverse_t", recipe: OptimizerRecipe = RECIPES[0]) -> Any:
     module: Any = BackboneModule(backbone_of(), noise or Noise(block_length=BLOCK), weight, recipe)
     module.log = lambda *args, **kwargs: None  # outside a trainer
@@ -54,7 +38,7 @@ def module_of(noise: Noise | None = None, weight: str = "inverse_t", recipe: Opt
 
 @pytest.fixture
 def batch(listed_task: Callable[..., Any], words: PreTrainedTokenizerFast) -> Batch:
-    data = data_of(listed_task(train=ROWS), words)
+    data = data_of(listed_task(train=ROWS), words, 8, "block")
     dataset = data.dataset("train")
     return data.collate([dataset[i] for i in range(8)])
 
@@ -96,7 +80,7 @@ def test_a_step_lowers_the_loss_of_its_batch_and_reaches_every_parameter(recipe:
 def test_training_lowers_the_validation_likelihood(
     listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
 ) -> None:
-    data = data_of(listed_task(train=ROWS, validation=ROWS[:8]), words)
+    data = data_of(listed_task(train=ROWS, validation=ROWS[:8]), words, 8, "block")
     module = BackboneModule(backbone_of(), Noise(block_length=BLOCK), "inverse_t", RECIPES[1])
 
     before = trainer_of(limit_val_batches=1).validate(module, datamodule=data, verbose=False)[0][

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from codd_lightning.backbones import Backbone, new_backbone
+from codd_lightning.backbones import Backbone
 from codd_lightning.circuits import HMM, ContextualHMM, Evidence, SegmentedHMM, Traces
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.errors import UserError
@@ -28,7 +28,7 @@ from codd_lightning.modules import (
     circuit_module,
 )
 
-from .helpers import trainer_of
+from .helpers import backbone_of, trainer_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -64,20 +64,7 @@ def data_of(task: Any, words: PreTrainedTokenizerFast, **options: Any) -> TaskDa
 
 def real_backbone(words: PreTrainedTokenizerFast) -> Backbone:
     """A small transformer, untrained, with the tokenizer `words`."""
-    backbone = new_backbone(
-        [text(*range(20))],
-        tokenizer="words",
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=32,
-        max_positions=64,
-        rope_theta=100.0,
-        weight_spread=0.1,
-        attention="eager",
-        seed=0,
-    )
+    backbone = backbone_of(hidden_size=16, num_layers=1)
     assert backbone.tokenizer is not None
     assert backbone.tokenizer.get_vocab() == words.get_vocab()
     return backbone

@@ -14,7 +14,7 @@ from codd_lightning.modules import AdamW, PolicyModule
 from codd_lightning.modules.policy_module import clipped_surrogate
 from codd_lightning.tasks import Example, Grade
 
-from .helpers import backbone_of, trainer_of
+from .helpers import backbone_of, data_of, trainer_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -22,27 +22,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
 
-EOS, BLOCK = 1, 4
 ROWS = [(f"w{i % 5} w{i % 3}", f"w{i % 4}") for i in range(16)]
-
-
-def data_of(task: Any, words: PreTrainedTokenizerFast) -> TaskDataModule:
-    sizes: dict[str, Any] = {"train_size": None, "validation_size": None, "test_size": None}
-    return TaskDataModule(
-        task,
-        words,
-        EOS,
-        block_length=BLOCK,
-        batch_size=4,
-        max_prompt_tokens=4,
-        max_response_tokens=2 * BLOCK,
-        **sizes,
-    )
 
 
 def module_of(data: TaskDataModule, **options: Any) -> PolicyModule:
     recipe = AdamW(lr=0.01, warmup_steps=0)
-    return PolicyModule(backbone_of(), data, recipe, steps_per_block=2, **options)
+    return PolicyModule(backbone_of(), data, recipe, **{"steps_per_block": 2, **options})
 
 
 def numbers(*shape: int) -> torch.Tensor:
@@ -83,7 +68,7 @@ def test_its_gradient_is_the_policy_gradient_at_first_and_none_beyond_the_clip()
 def test_rollouts_are_graded_and_set_against_their_group(
     listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
 ) -> None:
-    data = data_of(listed_task(train=ROWS), words)
+    data = data_of(listed_task(train=ROWS), words, 4)
     module = module_of(data, group_size=3, inner_updates=2, prompt_masking=0.5)
     dataset = data.dataset("train")
     batch = data.collate([dataset[i] for i in (5, 2)])
@@ -107,7 +92,7 @@ def test_rollouts_are_graded_and_set_against_their_group(
 def test_log_probabilities_are_those_of_one_pass_over_a_masked_response(
     listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
 ) -> None:
-    data = data_of(listed_task(train=ROWS), words)
+    data = data_of(listed_task(train=ROWS), words, 4)
     module = module_of(data, group_size=2, inner_updates=1, prompt_masking=0.5)
     rollouts = module._rollouts(data.collate([data.dataset("train")[3]]), "train", 0, 2)
     found = module._log_probs(module.backbone, rollouts, 0)
@@ -125,7 +110,7 @@ def test_training_earns_more_reward(listed_task: Callable[..., Any], words: PreT
         def grade(self, example: Example, response: str, ended: bool) -> Grade:
             return Grade("w3" in response.split(), False)
 
-    data = data_of(Mentions(train=ROWS, validation=ROWS), words)
+    data = data_of(Mentions(train=ROWS, validation=ROWS), words, 4)
     module = module_of(data, prompt_masking=0.0, kl=0.0)
     before = trainer_of().validate(module, datamodule=data, verbose=False)[0]["validation/error_rate"]
     trainer_of(max_epochs=24).fit(module, datamodule=data)
@@ -133,10 +118,12 @@ def test_training_earns_more_reward(listed_task: Callable[..., Any], words: PreT
     assert after < before - 0.5
 
 
-@pytest.mark.parametrize("options", [{"group_size": 1}, {"temperature": 0.0}, {"remasking": "magic"}])
+@pytest.mark.parametrize(
+    "options", [{"group_size": 1}, {"temperature": 0.0}, {"remasking": "magic"}, {"steps_per_block": 5}]
+)
 def test_what_cannot_be_is_refused_by_its_name(
     options: dict[str, Any], listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
 ) -> None:
-    data = data_of(listed_task(train=ROWS), words)
+    data = data_of(listed_task(train=ROWS), words, 4)
     with pytest.raises(UserError, match=rf"objective\.{next(iter(options))}"):
         module_of(data, **options)
