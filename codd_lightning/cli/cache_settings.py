@@ -43,6 +43,10 @@ def require_cacheable(config: DictConfig) -> None:
         raise UserError(
             "objective=likelihood learns from clean text, so it needs no evidence cache: leave cache.path out"
         )
+    if "backbone_lr" in config.objective:
+        raise UserError(
+            "objective=joint_likelihood changes the backbone, so that no evidence lasts: leave cache.path out"
+        )
     if config.cache.dtype not in STORED:
         raise UserError(f"cache.dtype={config.cache.dtype} is not one of {', '.join(STORED)}")
     if config.cache.hidden is not None and config.cache.hidden not in HALVES:

@@ -24,6 +24,7 @@ from codd_lightning.cli.run_folder import RunFolder, write_text
 from codd_lightning.cli.training import Training
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import Row, row, write_results
+from codd_lightning.modules import JointModule
 from codd_lightning.tasks import SPLITS
 
 log = logging.getLogger("codd_lightning")
@@ -98,6 +99,8 @@ def _finish(
 ) -> None:
     """Measures what was trained, and writes it down."""
     experiment = with_weights(config, training.trained(folder))
+    if isinstance(experiment.module, JointModule):
+        experiment.module.finish()
     rows = [row("training_seconds", training.seconds, training.seconds, training.seconds, 1, "s", "train")]
     rows += measure(config, experiment, folder.path, Processes(), discard=True)
     _export(config, experiment, folder, rows)
@@ -116,8 +119,9 @@ def _finish(
 
 def _export(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:
     """Writes what was trained as a Hugging Face folder."""
-    if experiment.circuit is None:
+    if experiment.circuit is None or isinstance(experiment.module, JointModule):
         save_backbone(experiment.backbone, folder.path / "backbone")
+    if experiment.circuit is None:
         return
     save_circuit(experiment.circuit, folder.path / "circuit")
     write_text(folder.path / "circuit" / "README.md", circuit_card(config, experiment.circuit, rows))
@@ -131,6 +135,8 @@ def _say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, 
     log.info("next:")
     log.info("  %stensorboard --logdir %s", here, folder.path)
     path = config.backbone.get("path_or_repo")
+    if isinstance(experiment.module, JointModule):
+        path = str(folder.path / "backbone")
     if experiment.circuit is not None and path is not None:
         prompt = experiment.data.dataset("test").example(0)[0].prompt
         of = "" if path == "codd_tiny" else f" --backbone {path}"

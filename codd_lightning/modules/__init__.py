@@ -10,6 +10,7 @@ from codd_lightning.modules.blocks import (
 from codd_lightning.modules.caching import write_evidence
 from codd_lightning.modules.circuit_module import CircuitModule
 from codd_lightning.modules.initialization import Initialization
+from codd_lightning.modules.joint_module import JointModule
 from codd_lightning.modules.noise import Noise
 from codd_lightning.modules.optimizers import (
     AdamW,
@@ -32,6 +33,7 @@ __all__ = [
     "CyclicAdamW",
     "ExpectationMaximization",
     "Initialization",
+    "JointModule",
     "Muon",
     "Noise",
     "OptimizerRecipe",

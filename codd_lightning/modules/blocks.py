@@ -18,10 +18,10 @@ def scored_blocks(
     top_k: int | None,
     reads: Reads = Reads.NOTHING,
 ) -> Blocks:
-    """Runs the frozen backbone on a noised batch and takes its word as evidence.
+    """Runs the backbone on a noised batch and takes its word as evidence.
 
     Args:
-        backbone: answers for the response columns only.
+        backbone: answers for the response columns only; evidence has gradients where its parameters ask for them.
         batch: clean tokens.
         noised: the same, masked.
         block_length: L; responses are whole blocks.
@@ -32,10 +32,9 @@ def scored_blocks(
         UserError: hidden states are asked for, and the backbone gives none.
     """
     columns = torch.arange(batch.prompt_length, batch.input_ids.shape[1], device=batch.input_ids.device)
-    with torch.no_grad():
-        prediction = backbone.predict(
-            noised.canvas, columns, attention_mask=batch.attention_mask, response_start=batch.prompt_length
-        )
+    prediction = backbone.predict(
+        noised.canvas, columns, attention_mask=batch.attention_mask, response_start=batch.prompt_length
+    )
     logits = prediction.logits
 
     def blocked(values: Tensor) -> Tensor:

@@ -222,12 +222,13 @@ class CircuitModule(L.LightningModule):
         return self._optimizer(trainable, total_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        learnt = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("backbone.")}
+        checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith("backbone.") or k in learnt}
         checkpoint["circuit"] = describe(self.circuit)  # so that it can be read from the checkpoint alone
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """All but the backbone's weights, which no checkpoint has.
+        """All but the backbone's frozen weights, which no checkpoint has.
 
         Raises:
             RuntimeError: strictly, something else is missing or too much.

@@ -27,6 +27,15 @@ class CoupledLikelihood(Noised):
 
 
 @dataclass
+class JointLikelihood(CoupledLikelihood):
+    """Train a circuit and its backbone together."""
+
+    _target_: str = "codd_lightning.modules.JointModule"
+    backbone_lr: float = ranged(1e-4, above=0.0)
+    lora_rank: int | None = ranged(None, minimum=1)
+
+
+@dataclass
 class Likelihood(Noised):
     """Train a circuit on clean text alone; the canvas is that of validation."""
 
