@@ -83,6 +83,33 @@ def test_the_score_is_a_sum_over_all_paths() -> None:
         assert_close(circuit.log_conditional(everything, evidence.rows(torch.tensor([row]))), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("gone", [[False, False, True], [False, True, False], [True, False, False]])
+def test_positions_that_are_absent_leave_all_paths_through_them(gone: list[bool]) -> None:
+    circuit, evidence = make(), make_evidence(known=0.0)
+    evidence = dataclasses.replace(evidence, absent=torch.tensor(gone).expand(evidence.batch_size, -1))
+    ready = circuit.prepare(evidence)
+    assert ready.latent_potentials is not None
+    assert ready.log_emission is not None
+    initial, transition, static = circuit.probabilities()
+    tokens = torch.tensor([[STOP, STOP, STOP], [STOP, 0, STOP], [0, 1, 3]])
+    found = circuit.log_joint(tokens, evidence) - evidence.log_weight(tokens)
+    for row in range(evidence.batch_size):
+        said = ready.log_emission[row].exp().view(V, C, -1)
+        emission = torch.cat([said, static.T[:, None, OPEN:].expand(-1, C, -1)], -1)  # (V, C, M)
+        potentials = ready.latent_potentials[row].exp().view(L, C, M)
+        total = torch.zeros((), dtype=torch.float64)
+        for path in itertools.product(range(M), repeat=L):
+            segment, product = 0, initial[path[0]]
+            for i, state in enumerate(path):
+                if not gone[i]:
+                    product = product * potentials[i, segment, state] * emission[tokens[row, i], segment, state]
+                if i + 1 < L:
+                    product = product * transition[state, path[i + 1]]
+                segment = min(segment + (state == M - 1), C - 1)
+            total = total + product
+        assert_close(found[row], total.log(), **CLOSE)
+
+
 def test_conditionals_multiply_to_the_conditional_likelihood() -> None:
     circuit, evidence = make(), make_evidence()
     everything = completions()

@@ -54,6 +54,7 @@ CASES = {
         "optimizer.alone_cycles=1",
     ],
     "policy": POLICY,
+    "joint": ["smoke", "objective=joint_likelihood", "objective.lora_rank=2"],
     "muon": ["tiny_backbone", "backbone.num_layers=1", "backbone.hidden_size=32"],
 }
 
@@ -86,7 +87,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
     kept = {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
-    exported = next(folder.glob("*/model.safetensors")).read_bytes()
+    exported = {file.parent.name: file.read_bytes() for file in folder.glob("*/model.safetensors")}
     return {
         **kept,
         "random_states": checkpoint["random_states"],

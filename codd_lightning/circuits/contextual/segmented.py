@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codd_lightning.circuits.block_tables import BlockTables
-from codd_lightning.circuits.chain import Chain
+from codd_lightning.circuits.chain import Chain, log_normalizer
 from codd_lightning.circuits.circuit import register_circuit
 from codd_lightning.circuits.context import Reads
 from codd_lightning.circuits.contextual.features import HEAD_WIDTH, Adapter, require_context
@@ -15,8 +15,10 @@ from codd_lightning.circuits.contextual.heads import zero
 from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.hmm import HMM
+from codd_lightning.circuits.scaling import normalize_log
 from codd_lightning.circuits.segments import SegmentTransitions
 from codd_lightning.circuits.tables import Tables
+from codd_lightning.circuits.transitions import Transitions
 
 
 @register_circuit("segmented_hmm")
@@ -154,9 +156,8 @@ class SegmentedHMM(HMM):
                 potentials = potentials.masked_fill(evidence.absent[..., None], 0.0)
             gains = self.asks(slots) @ self.tokens.T  # (B, C · K, V)
             gains = gains.unflatten(1, (self.segments, -1)).permute(0, 3, 1, 2) @ self.shares.T  # (B, V, C, S)
-            never = self._never[:, None, : self.open_states]
-            log_static = self._log_emission()[:, None, : self.open_states].masked_fill(never, 0.0)
-            log_emission = (log_static + gains).masked_fill(never, -torch.inf).log_softmax(1).flatten(2)
+            log_static = self._log_emission()[:, None, : self.open_states]  # minus infinity for the stop token
+            log_emission = (log_static + gains).log_softmax(1).flatten(2)
         return dataclasses.replace(evidence, latent_potentials=potentials, log_emission=log_emission, context=None)
 
     def expected_counts(self, evidence: Evidence, weights: Tensor | None = None) -> dict[str, Tensor]:
@@ -182,6 +183,31 @@ class SegmentedHMM(HMM):
         latent = {**tables.latent, "initial": torch.cat([initial, elsewhere])}
         closed = self._log_emission()[:, self.open_states :]
         return BlockTables(latent, evidence.log_emission, closed, self.segments, tables.prepared)
+
+    def _log_sum_of(self, tables: Tables, evidence: Evidence) -> Tensor:
+        if not isinstance(tables, BlockTables) or bool(evidence.soft.any()):
+            return super()._log_sum_of(tables, evidence)
+        absent = evidence.absent
+        if absent is not None and bool((absent[:, :-1] & ~absent[:, 1:]).any()):
+            return super()._log_sum_of(tables, evidence)
+        return self._log_sum_of_text(tables, evidence)
+
+    def _log_sum_of_text(self, tables: BlockTables, evidence: Evidence) -> Tensor:
+        """The same where all tokens are known up to an end: which copy each position is in is known too."""
+        self._check_evidence(evidence)
+        stops = ~self._never[evidence.tokens, -1]
+        copies = (stops.cumsum(1) - stops.long()).clamp_max(self.segments - 1)
+        log_scores = tables.log_emission_in(copies, evidence.tokens)
+        if evidence.latent_potentials is not None:
+            of_copies = evidence.latent_potentials.to(log_scores.dtype).unflatten(-1, (self.segments, -1))
+            at = copies[..., None, None].expand(-1, -1, 1, self.num_states)
+            log_scores = log_scores + of_copies.expand(len(copies), -1, -1, -1).gather(2, at).squeeze(2)
+        if evidence.absent is not None:
+            log_scores = log_scores.masked_fill(evidence.absent[..., None], 0.0)
+        scores, log_scales = normalize_log(log_scores)
+        transitions = tables.prepared.setdefault("transitions", Transitions(tables.latent["transition"]))
+        chain = Chain(tables.latent["initial"][: self.num_states], transitions, scores)
+        return log_normalizer(chain) + log_scales.sum(-1)
 
     def _chain(self, tables: Tables, scores: Tensor) -> Chain:
         if scores.shape[-1] == self.num_states and not isinstance(tables, BlockTables):
