@@ -77,7 +77,9 @@ def read_weights(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]
     wanted = {name: tuple(value.shape) for name, value in expected.items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != found:
-        raise CircuitError(f"{path} does not fit its {CONFIG_FILE}: expected {wanted}, found {found}")
+        name = next(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+        shapes = f"{name} is {found.get(name, 'missing')} and not {wanted.get(name, 'expected')}"
+        raise CircuitError(f"{path} does not fit its {CONFIG_FILE}: {shapes}")
     for dtype in {value.dtype for value in weights.values()}:
         if not dtype.is_floating_point:
             raise CircuitError(f"{path} holds {dtype}, not floating numbers")

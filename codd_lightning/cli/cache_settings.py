@@ -38,7 +38,10 @@ def require_cacheable(config: DictConfig) -> None:
         UserError: names the option and the mend.
     """
     if config.circuit._target_ is None:
-        raise UserError("circuit=none: only a circuit learns from an evidence cache, and none is trained here")
+        raise UserError(
+            f"{config.experiment_name} trains no circuit (circuit=none), and only one on a frozen backbone learns from an "
+            "evidence cache: leave cache.path out"
+        )
     if not config.objective.get("conditional", True):
         raise UserError(
             "objective=likelihood learns from clean text, so it needs no evidence cache: leave cache.path out"

@@ -113,6 +113,8 @@ class PretrainedCircuit:
     num_states: int | None = unused()
     max_parameters: int | None = unused()
     vocabulary: str | None = unused()
+    latent_width: int | None = unused()
+    stop_states: int | None = unused()
 
 
 @dataclass
