@@ -30,13 +30,13 @@ class Split:
         gain: nats of the traced text.
         state: that forgets.
         lookback: positions back to the tokens; 0 for the state's own.
-        tokens: `(W,)` bool, the columns of the smaller group.
+        groups: `(W,)` bool each, the columns of the two, those of the more frequent one first.
     """
 
     gain: float
     state: int
     lookback: int
-    tokens: Tensor
+    groups: tuple[Tensor, Tensor]
 
 
 def find_split(traces: Traces, state: int, lookback: int) -> Split | None:
@@ -64,11 +64,10 @@ def find_split(traces: Traces, state: int, lookback: int) -> Split | None:
     found, hoped = observed[order].cumsum(0), expected[order].cumsum(0)
     gains = _gain(found[:-1], hoped[:-1]) + _gain(found[-1] - found[:-1], hoped[-1] - hoped[:-1])
     cut = int(gains.argmax())
-    first, second = order[: cut + 1], order[cut + 1 :]
-    smaller = first if weight[first].sum() <= weight[second].sum() else second
-    tokens = torch.zeros(traces.expected.shape[-1], dtype=torch.bool)
-    tokens[befores[smaller]] = True
-    return Split(float(gains[cut]), state, lookback, tokens)
+    columns = torch.zeros(traces.expected.shape[-1], dtype=torch.bool)
+    smaller, larger = sorted((order[: cut + 1], order[cut + 1 :]), key=lambda group: float(weight[group].sum()))
+    groups = tuple(columns.index_fill(0, befores[group], True) for group in (larger, smaller))
+    return Split(float(gains[cut]), state, lookback, (groups[0], groups[1]))
 
 
 @torch.no_grad()
@@ -77,8 +76,9 @@ def split_forgetful_states(circuit: HMM, traces: Traces) -> int:
 
     A chain forgets what came before a state, unless another state stands for each thing that matters. Where traces
     show that what comes after a state depends on a token some positions before it, beyond what the circuit expects,
-    the states on the way are copied, and what follows the one group of tokens is led through the copies. States that
-    are free become the copies. The most nats for each copy come first, until none is worth its while.
+    the states on the way are copied, and what follows one of two groups of tokens is led through the copies: the group
+    that takes fewer of them. States that are free become the copies. The most nats for each copy come first, until none
+    is worth its while.
 
     Args:
         circuit: homogeneous.
@@ -100,7 +100,7 @@ def split_forgetful_states(circuit: HMM, traces: Traces) -> int:
 
 @dataclass(frozen=True)
 class _Path:
-    """From the smaller group of a split to the token after.
+    """From one group of a split to the token after.
 
     Attributes:
         rows: `(R,)` long, the blocks that it leads through.
@@ -140,7 +140,7 @@ class _Splitter:
 
     def copy_paths(self) -> None:
         found: dict[tuple[int, int], Split] = {}
-        paths: dict[Split, _Path] = {}
+        paths: dict[Split, list[_Path]] = {}
         changed = set(range(self._num_states))
         while any(self._free):
             for key in [(state, lookback) for state in changed for lookback in range(LOOKBACK + 1)]:
@@ -148,16 +148,17 @@ class _Splitter:
                 split = find_split(self._traces, *key)
                 if split is not None and split.gain >= WORTH:
                     found[key] = split
-            paths = {split: path for split, path in paths.items() if not path.states & changed}
+            paths = {split: both for split, both in paths.items() if not any(path.states & changed for path in both)}
             worth, best = COST, None
             for split in sorted(found.values(), key=lambda split: -split.gain):
                 if split.gain < worth:
                     break
                 if split not in paths:
-                    paths[split] = self._path(split)
-                copied = paths[split].copied
-                if copied and split.gain >= worth * len(copied) and self._affordable(copied):
-                    worth, best = split.gain / len(copied), paths[split]
+                    paths[split] = [self._path(split, group) for group in split.groups]
+                for path in paths[split]:
+                    copied = path.copied
+                    if copied and split.gain >= worth * len(copied) and self._affordable(copied):
+                        worth, best = split.gain / len(copied), path
             if best is None:
                 return
             changed = set(best.copied)
@@ -170,10 +171,10 @@ class _Splitter:
             self.states[best.rows] = there
             self._said = self._tokens_of_states()
 
-    def _path(self, split: Split) -> "_Path":
+    def _path(self, split: Split, group: Tensor) -> "_Path":
         traces, back = self._traces, split.lookback
         ends = self.states[:, back:-1] == split.state
-        ends &= split.tokens[traces.columns[:, : ends.shape[1]]]
+        ends &= group[traces.columns[:, : ends.shape[1]]]
         rows = ends.any(1).nonzero().flatten()
         ends, states, columns = ends[rows], self.states[rows], traces.columns[rows]
         where, after = (torch.zeros(states.shape, dtype=torch.bool) for _ in range(2))

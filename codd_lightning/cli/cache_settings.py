@@ -39,8 +39,8 @@ def require_cacheable(config: DictConfig) -> None:
     """
     if config.circuit._target_ is None:
         raise UserError(
-            f"{config.experiment_name} trains no circuit (circuit=none), and only one on a frozen backbone learns from an "
-            "evidence cache: leave cache.path out"
+            f"{config.experiment_name} trains no circuit (circuit=none), and only one on a frozen backbone learns from "
+            "an evidence cache: leave cache.path out"
         )
     if not config.objective.get("conditional", True):
         raise UserError(

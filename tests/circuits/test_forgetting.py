@@ -125,6 +125,27 @@ def test_where_states_are_not_free_for_the_whole_path_it_stays(spare: int) -> No
     assert torch.equal(said_by(circuit, tokens), before)
 
 
+def test_the_group_whose_path_takes_fewer_copies_is_led_through_them() -> None:
+    """One free state: enough for what always leads here, not for what comes by a state that leads elsewhere too."""
+    than, comma, number, word, is_, less, other, unused = range(8)
+    circuit = HMM(9, 8, LENGTH)  # the first seven states say a token each
+    with torch.no_grad():
+        for table in circuit.parameters():
+            table.fill_(-20.0)
+        circuit.emission_logits[0, range(7), range(7)] = 0.0
+        circuit.emission_logits[0, unused, 7:] = 0.0
+        circuit.initial_logits[[than, comma]] = torch.tensor([200.0, 60.0]).log()
+        for state, following in ((than, number), (comma, number), (comma, word), (word, other), (other, other)):
+            circuit.transition_logits[0, state, following] = 0.0
+        circuit.transition_logits[0, number, [is_, less]] = torch.tensor([200.0, 30.0]).log()
+        circuit.transition_logits[0, [is_, less, 7, 8], other] = 0.0
+    kinds = torch.tensor([[than, number, is_], [comma, number, less], [comma, word, other]])
+    tokens = kinds.repeat_interleave(torch.tensor([800, 120, 120]), 0)
+    assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 1
+    expected = torch.tensor([200 / 260, 30 / 260, 30 / 260]).log()
+    assert_close(said_by(circuit, kinds), expected, atol=0.15, rtol=0.0)
+
+
 def test_what_evidence_knows_is_not_forgotten() -> None:
     circuit, tokens = twins(), text()
     known = Evidence.nothing_known(len(tokens), LENGTH, 6).clamp(tokens, torch.ones_like(tokens, dtype=torch.bool))
