@@ -63,12 +63,14 @@ class FinishedRun:
                 f"({type(error).__name__}: {why}); circuit=pretrained "
                 f"circuit.path_or_repo={self.path / 'circuit'} takes its circuit"
             ) from None
+        now = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
         for key in THE_SAME:
-            now = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
-            if OmegaConf.select(saved, key) != OmegaConf.select(now, key):
+            there, here = OmegaConf.select(saved, key), OmegaConf.select(now, key)
+            if there != here:
                 whose = self.results.get("experiment")
                 raise UserError(
-                    f"output_dir={self.path} is a run of {whose} with another {key}: give another folder; "
+                    f"output_dir={self.path} is a run of {whose} with another {key} ({_difference(key, there, here)}): "
+                    "repeat its overrides, or give another folder; "
                     f"circuit=pretrained circuit.path_or_repo={self.path / 'circuit'} takes its circuit"
                 )
 
@@ -95,6 +97,14 @@ class FinishedRun:
         again = {"started": datetime.now().isoformat(timespec="seconds"), "command_line": sys.argv, **options}
         manifest["measured_again"] = [*manifest.get("measured_again", []), {**again, **versions_and_commit()}]
         write_text(file, json.dumps(manifest, indent=1, default=str) + "\n")
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    """The first option that two parts of a configuration have differently."""
+    if not (OmegaConf.is_dict(there) and OmegaConf.is_dict(here)):
+        return f"{there} there, {here} here"
+    name = next(name for name in [*there, *here] if there.get(name) != here.get(name))
+    return f"{key}.{name}: {_difference(name, there.get(name), here.get(name))}"
 
 
 def _read_results(path: Path) -> dict[str, Any]:
