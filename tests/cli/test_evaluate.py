@@ -126,7 +126,7 @@ def test_a_run_of_another_circuit_is_refused(trained: Path, capfd: pytest.Captur
     before = (trained / "results.json").read_bytes()
     assert main(["evaluate", "smoke", *SMALL, "circuit.num_states=8", f"output_dir={trained}"]) == 2
     error = capfd.readouterr().err
-    assert "is a run of smoke with another circuit (circuit.num_states: 32 there, 8 here): repeat its overrides" in error
+    assert "with another circuit (circuit.num_states: 32 there, 8 here): repeat its overrides" in error
     assert (trained / "results.json").read_bytes() == before
 
 
