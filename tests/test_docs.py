@@ -67,6 +67,7 @@ NOT_RUN = {
     "codd evaluate EXPERIMENT data=gsm8k": "needs the Hub",
     "laptop": "needs the Hub: tests/cli/test_laptop.py runs it on a tiny checkpoint",
     "backbone.path_or_repo=RUN/backbone": "needs a backbone that was trained: the command before it trains one",
+    "--backbone RUN/backbone": "needs what a command before it trained",
     "codd evaluate parallelbench": "needs a clone and a GPU: tests/tasks runs it on a clone of our own",
 }
 ALL = [(page, command) for page in PAGES for command in shown_commands(page)]
@@ -193,6 +194,8 @@ def test_a_command_of_the_documentation_runs(
     assert program == "codd", f"neither run nor listed in NOT_RUN: {command}"
     if "decoding.tuned=true" in command:  # chosen by the command before it
         assert main(tiny(["tune", *arguments[1:3]])) == 0
+    if arguments[0] == "train" and "cache.path=outputs/one_step_evidence" in arguments:  # written by the command before
+        assert main(tiny(["cache", *arguments[1:]])) == 0
     if "FINGERPRINT" in command:
         assert main(tiny(["cache", "smoke"])) == 0
         (cache,) = Path("outputs/cache").iterdir()
