@@ -72,10 +72,10 @@ class BlockTables(Tables):
 
     def log_emission_in(self, copies: Tensor, tokens: Tensor) -> Tensor:
         """`log E(c_i, m, x_i)`, `(B, L, M)`, where the copy of each position is known, `(B, L)`."""
-        blocks, vocab_size, _ = self.log_open.shape
+        blocks, vocab_size, columns = self.log_open.shape
         first = torch.arange(blocks, device=tokens.device)[:, None] * vocab_size  # (1, 1) where one serves all
         rows = (first + tokens) * self.copies + copies
-        said = F.embedding(rows, self.log_open.view(blocks * vocab_size * self.copies, -1))
+        said = F.embedding(rows, self.log_open.view(-1, columns // self.copies))
         return torch.cat([said, F.embedding(tokens, self.log_closed)], -1)
 
     def token_distribution(self, latents: Tensor) -> Tensor:

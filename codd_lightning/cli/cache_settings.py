@@ -40,7 +40,7 @@ def require_cacheable(config: DictConfig) -> None:
     if config.circuit._target_ is None:
         raise UserError(
             f"{config.experiment_name} trains no circuit (circuit=none), and only one on a frozen backbone learns from "
-            "an evidence cache: leave cache.path out"
+            "an evidence cache: train without one"
         )
     if not config.objective.get("conditional", True):
         raise UserError(
@@ -48,7 +48,7 @@ def require_cacheable(config: DictConfig) -> None:
         )
     if "backbone_lr" in config.objective:
         raise UserError(
-            "objective=joint_likelihood changes the backbone, so that no evidence lasts: leave cache.path out"
+            "objective=joint_likelihood changes the backbone, so that no evidence lasts: train without a cache"
         )
     if config.cache.dtype not in STORED:
         raise UserError(f"cache.dtype={config.cache.dtype} is not one of {', '.join(STORED)}")

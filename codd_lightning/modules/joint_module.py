@@ -3,7 +3,8 @@
 from typing import Any
 
 from codd_lightning.backbones import Backbone, add_lora, merge_lora
-from codd_lightning.circuits import Circuit
+from codd_lightning.circuits import Circuit, EvidenceError
+from codd_lightning.data import Batch, Blocks
 from codd_lightning.errors import UserError
 from codd_lightning.modules.circuit_module import CircuitModule
 from codd_lightning.modules.noise import Noise
@@ -26,7 +27,8 @@ class JointModule(CircuitModule):
         lora_rank: of the updates; None trains everything.
 
     Raises:
-        UserError: the backbone's weights are not all here or quantised, or the optimizer is another.
+        UserError: the backbone's weights are not all here or quantised, the optimizer is another, or the rank is above
+            the backbone's width.
     """
 
     def __init__(
@@ -43,11 +45,14 @@ class JointModule(CircuitModule):
         if backbone is None:
             raise UserError("objective=joint_likelihood changes the backbone, so that no evidence lasts: no cache.path")
         if type(optimizer) is not AdamW:
-            raise UserError("objective=joint_likelihood trains with optimizer=adamw")
+            raise UserError(f"objective=joint_likelihood trains with optimizer=adamw, not {type(optimizer).__name__}")
         if getattr(backbone, "stored", None) is not None:
             raise UserError("objective=joint_likelihood needs the whole backbone on every rank: use trainer=ddp")
         if not all(parameter.is_floating_point() for parameter in backbone.parameters()):
             raise UserError("backbone.quantization: quantised weights cannot be trained: leave it out")
+        width = backbone.hidden_size
+        if lora_rank is not None and width is not None and lora_rank > width:
+            raise UserError(f"objective.lora_rank={lora_rank} is more than the width of the backbone: at most {width}")
         super().__init__(backbone, circuit, noise, weight, optimizer, evidence_top_k)
         self.backbone: Backbone
         self._recipe, self._backbone_lr, self._lora = optimizer, backbone_lr, lora_rank is not None
@@ -55,6 +60,15 @@ class JointModule(CircuitModule):
             backbone.requires_grad_()
         else:
             add_lora(backbone, lora_rank, noise.seed)
+
+    def _blocks(self, batch: Batch | Blocks, epoch: int, purpose: str) -> Blocks:
+        try:
+            return super()._blocks(batch, epoch, purpose)
+        except EvidenceError as error:  # no frozen backbone comes to that
+            raise UserError(
+                f"objective.backbone_lr={self._backbone_lr}: at step {self.global_step} the backbone predicts nothing "
+                f"any more ({error}): use a lower one"
+            ) from None
 
     def optimizer_for(self, total_steps: int) -> dict[str, Any]:
         of_circuit = [(name, p) for name, p in self.circuit.named_parameters() if p.requires_grad]

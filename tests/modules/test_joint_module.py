@@ -108,6 +108,16 @@ def test_another_optimizer_is_refused(recipe: Any) -> None:
         module_of(optimizer=recipe)
 
 
+def test_a_rank_above_the_width_is_refused() -> None:
+    with pytest.raises(UserError, match=r"objective\.lora_rank=33 is more .* at most 32"):
+        module_of(lora_rank=33)
+
+
+def test_a_backbone_that_goes_astray_is_blamed_on_its_rate(data: TaskDataModule) -> None:
+    with pytest.raises(UserError, match=r"objective\.backbone_lr=1e\+30: at step [1-4] .* use a lower one"):
+        trainer_of(max_epochs=2).fit(module_of(backbone_lr=1e30), datamodule=data)
+
+
 def test_without_peft_the_mend_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(UserError, match=r"codd-lightning\[lora\]"):
