@@ -12,6 +12,7 @@ from codd_lightning.backbones import files_digest
 from codd_lightning.circuits import Circuit, Reads
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.configs.schema.callbacks import AsksBackbone
+from codd_lightning.configs.schema.training import JointLikelihood
 from codd_lightning.data import CachedDataModule, CacheFolder, EncodedDataset, TaskDataModule
 from codd_lightning.data.evidence_cache import HALVES, STORED
 from codd_lightning.errors import UserError
@@ -46,7 +47,7 @@ def require_cacheable(config: DictConfig) -> None:
         raise UserError(
             "objective=likelihood learns from clean text, so it needs no evidence cache: leave cache.path out"
         )
-    if "backbone_lr" in config.objective:
+    if OmegaConf.get_type(config.objective) is JointLikelihood:
         raise UserError(
             "objective=joint_likelihood changes the backbone, so that no evidence lasts: train without a cache"
         )

@@ -100,11 +100,11 @@ class FinishedRun:
 
 
 def _difference(key: str, there: Any, here: Any) -> str:
-    """The first option that two parts of a configuration have differently."""
+    """The first option that two parts of a configuration have differently, with both values."""
     if not (OmegaConf.is_dict(there) and OmegaConf.is_dict(here)):
-        return f"{there} there, {here} here"
+        return f"{key}: {there} there, {here} here"
     name = next(name for name in [*there, *here] if there.get(name) != here.get(name))
-    return f"{key}.{name}: {_difference(name, there.get(name), here.get(name))}"
+    return _difference(f"{key}.{name}", there.get(name), here.get(name))
 
 
 def _read_results(path: Path) -> dict[str, Any]:

@@ -33,8 +33,7 @@ class BackboneModule(L.LightningModule):
         super().__init__()
         if weight not in WEIGHTS:
             raise UserError(f"objective.weight={weight} is not one of {', '.join(WEIGHTS)}")
-        if not all(parameter.is_floating_point() for parameter in backbone.parameters()):
-            raise UserError("backbone.quantization: quantised weights cannot be trained: leave it out")
+        require_trainable(backbone)
         self.backbone = backbone
         self.noise = noise
         self.weight = WEIGHTS[weight]
@@ -67,3 +66,13 @@ class BackboneModule(L.LightningModule):
         logits = self.backbone(noised.canvas, batch.attention_mask)[noised.scored].float()
         nll = F.cross_entropy(logits, batch.input_ids[noised.scored], reduction="none")
         return nll, noised.scored.nonzero()[:, 0]
+
+
+def require_trainable(backbone: Backbone) -> None:
+    """Refuses a backbone whose weights cannot be trained.
+
+    Raises:
+        UserError: they are quantised.
+    """
+    if not all(parameter.is_floating_point() for parameter in backbone.parameters()):
+        raise UserError("backbone.quantization: quantised weights cannot be trained: leave it out")

@@ -6,6 +6,7 @@ from codd_lightning.backbones import Backbone, add_lora, merge_lora
 from codd_lightning.circuits import Circuit, EvidenceError
 from codd_lightning.data import Batch, Blocks
 from codd_lightning.errors import UserError
+from codd_lightning.modules.backbone_module import require_trainable
 from codd_lightning.modules.circuit_module import CircuitModule
 from codd_lightning.modules.noise import Noise
 from codd_lightning.modules.optimizers import AdamW
@@ -48,14 +49,14 @@ class JointModule(CircuitModule):
             raise UserError(f"objective=joint_likelihood trains with optimizer=adamw, not {type(optimizer).__name__}")
         if getattr(backbone, "stored", None) is not None:
             raise UserError("objective=joint_likelihood needs the whole backbone on every rank: use trainer=ddp")
-        if not all(parameter.is_floating_point() for parameter in backbone.parameters()):
-            raise UserError("backbone.quantization: quantised weights cannot be trained: leave it out")
+        require_trainable(backbone)
         width = backbone.hidden_size
         if lora_rank is not None and width is not None and lora_rank > width:
             raise UserError(f"objective.lora_rank={lora_rank} is more than the width of the backbone: at most {width}")
         super().__init__(backbone, circuit, noise, weight, optimizer, evidence_top_k)
         self.backbone: Backbone
-        self._recipe, self._backbone_lr, self._lora = optimizer, backbone_lr, lora_rank is not None
+        self._optimizer: AdamW
+        self._backbone_lr, self._lora_rank = backbone_lr, lora_rank
         if lora_rank is None:
             backbone.requires_grad_()
         else:
@@ -75,12 +76,11 @@ class JointModule(CircuitModule):
         of_backbone = [p for p in self.backbone.parameters() if p.requires_grad]
         if not of_circuit:
             raise UserError("objective=joint_likelihood: this circuit has no parameters: use masked_diffusion")
-        optimizer = self._recipe.optimizer(of_circuit)
+        optimizer = self._optimizer.optimizer(of_circuit)
         optimizer.add_param_group({"params": of_backbone, "lr": self._backbone_lr})
-        return self._recipe.scheduled(optimizer, total_steps)
+        return self._optimizer.scheduled(optimizer, total_steps)
 
     def finish(self) -> None:
         """Leaves a backbone like any other."""
-        if self._lora:
+        if self._lora_rank is not None:
             merge_lora(self.backbone)
-            self._lora = False

@@ -12,6 +12,7 @@ from codd_lightning.backbones import Backbone
 from codd_lightning.data import Batch, TaskDataModule
 from codd_lightning.decoding import Canvas, DecodingConfig, generate
 from codd_lightning.errors import UserError
+from codd_lightning.modules.backbone_module import require_trainable
 from codd_lightning.modules.optimizers import OptimizerRecipe
 from codd_lightning.seeding import sample_generator
 
@@ -60,7 +61,7 @@ class PolicyModule(L.LightningModule):
         gradient_clip_val: norm of the gradients; None for any.
 
     Raises:
-        UserError: the backbone's weights are not all here, or an option leaves nothing to learn from.
+        UserError: the backbone's weights are not all here or quantised, or an option leaves nothing to learn from.
     """
 
     monitor = "validation/error_rate"  # least in the checkpoint that is kept as the best
@@ -87,6 +88,7 @@ class PolicyModule(L.LightningModule):
             raise UserError("objective=diffu_grpo follows gradients: use optimizer=adamw or muon")
         if getattr(backbone, "stored", None) is not None:
             raise UserError("objective=diffu_grpo decodes with the whole backbone on every rank: use trainer=ddp")
+        require_trainable(backbone)
         if steps_per_block > data.block_length:
             raise UserError(
                 f"objective.steps_per_block={steps_per_block} is more than a block has tokens "

@@ -54,8 +54,8 @@ def test_its_gradients_are_the_slopes_of_the_loss(top_k: int | None, data: TaskD
         return found
 
     loss().backward()
-    for name in ("backbone.model.lm_head.weight", "backbone.model.model.layers.0.mlp.up_proj.weight"):
-        parameter = parameters[name] if name in parameters else parameters["backbone.model.model.embed_tokens.weight"]
+    for name in ("embed_tokens.weight", "layers.0.mlp.up_proj.weight"):
+        parameter = parameters[f"backbone.model.model.{name}"]
         assert parameter.grad is not None
         direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1), dtype=torch.double)
         parameter.data += 1e-4 * direction

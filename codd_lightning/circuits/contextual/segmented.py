@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from codd_lightning.circuits.block_tables import BlockTables
-from codd_lightning.circuits.chain import Chain, log_normalizer
+from codd_lightning.circuits.chain import Chain
 from codd_lightning.circuits.circuit import register_circuit
 from codd_lightning.circuits.context import Reads
 from codd_lightning.circuits.contextual.features import HEAD_WIDTH, Adapter, require_context
@@ -18,7 +18,6 @@ from codd_lightning.circuits.hmm import HMM
 from codd_lightning.circuits.scaling import normalize_log
 from codd_lightning.circuits.segments import SegmentTransitions
 from codd_lightning.circuits.tables import Tables
-from codd_lightning.circuits.transitions import Transitions
 
 
 @register_circuit("segmented_hmm")
@@ -178,11 +177,8 @@ class SegmentedHMM(HMM):
         tables = self._tables()
         if evidence.log_emission is None:
             return tables
-        initial = tables.latent["initial"]
-        elsewhere = initial.new_zeros((self.segments - 1) * self.num_states)
-        latent = {**tables.latent, "initial": torch.cat([initial, elsewhere])}
         closed = self._log_emission()[:, self.open_states :]
-        return BlockTables(latent, evidence.log_emission, closed, self.segments, tables.prepared)
+        return BlockTables(tables.latent, evidence.log_emission, closed, self.segments, tables.prepared)
 
     def _log_sum_of(self, tables: Tables, evidence: Evidence) -> Tensor:
         if not isinstance(tables, BlockTables) or bool(evidence.soft.any()):
@@ -205,12 +201,12 @@ class SegmentedHMM(HMM):
         if evidence.absent is not None:
             log_scores = log_scores.masked_fill(evidence.absent[..., None], 0.0)
         scores, log_scales = normalize_log(log_scores)
-        transitions = tables.prepared.setdefault("transitions", Transitions(tables.latent["transition"]))
-        chain = Chain(tables.latent["initial"][: self.num_states], transitions, scores)
-        return log_normalizer(chain) + log_scales.sum(-1)
+        return self._log_normalizer(tables, scores) + log_scales.sum(-1)
 
     def _chain(self, tables: Tables, scores: Tensor) -> Chain:
-        if scores.shape[-1] == self.num_states and not isinstance(tables, BlockTables):
+        if scores.shape[-1] == self.num_states:  # of one copy
             return super()._chain(tables, scores)
+        initial = tables.latent["initial"]
+        elsewhere = initial.new_zeros((self.segments - 1) * self.num_states)
         counted = SegmentTransitions(tables.latent["transition"], self.segments, self.stop_states)
-        return Chain(tables.latent["initial"], tables.prepared.setdefault("segments", counted), scores)
+        return Chain(torch.cat([initial, elsewhere]), tables.prepared.setdefault("segments", counted), scores)
