@@ -49,7 +49,7 @@ def backbone_of() -> Any:
         weight_spread=0.3,
         attention="eager",
         seed=0,
-    ).eval()
+    ).eval().requires_grad_(False)
 
 
 Setup = tuple[Any, TaskDataModule, Noise]
