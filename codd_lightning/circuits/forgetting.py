@@ -1,6 +1,5 @@
 """States put to use where a chain forgets what it should remember."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from codd_lightning.circuits.traces import Traces
 LOOKBACK = 10  # positions before a state whose tokens it may have to remember
 FREE = 10  # a state of fewer than 1 / (FREE · N) of the positions is free to become another's copy
 SPENT = 0.5  # of the free states, at most, are given away at once: a later look may know better
-WORTH = 16.0  # nats of the traced text that a split must be worth: fewer may be chance
+WORTH = 16.0  # nats of the traced text, beyond chance, that a split must be worth
 COST = 3.0  # nats that each of its copies must be worth
 EXCLUSIVE = 0.97  # a state whose positions lie on the paths by more than this share remembers already
 RARE = 0.03  # and one of fewer of the paths' positions than this is left out
@@ -27,7 +26,7 @@ class Split:
     """A state that should remember which of two groups of tokens came some positions before.
 
     Attributes:
-        gain: nats of the traced text.
+        gain: nats of the traced text, less what chance gives.
         state: that forgets.
         lookback: positions back to the tokens; 0 for the state's own.
         groups: `(W,)` bool each, the columns of the two, those of the more frequent one first.
@@ -39,22 +38,47 @@ class Split:
     groups: tuple[Tensor, Tensor]
 
 
-def find_split(traces: Traces, state: int, lookback: int) -> Split | None:
+def find_split(traces: Traces, states: Tensor, state: int, lookback: int) -> Split | None:
     """The best division of what came `lookback` positions before a state, by what comes after it.
 
-    Observed counts of (token before, token after) are set against those that the circuit expects, which are scaled to
-    the observed sums over either: what is left over, the state forgets. The two groups are sought along the first
-    singular vector of the residuals (after Chou, 1991). None where there is nothing to divide.
+    That is the next token, and the next state: two states may say the same token and differ in what they lead to. None
+    where there is nothing to divide.
+
+    Args:
+        traces: of a text.
+        states: `(B, L)` long, as the traces have them, or relabelled.
+        state: of these labels.
+        lookback: positions back to the tokens that are divided; 0 for the state's own.
     """
-    here = traces.states[:, lookback:-1] == state
+    here = states[:, lookback:-1] == state
     befores, row = traces.columns[:, : here.shape[1]][here].unique(return_inverse=True)
-    afters, column = traces.columns[:, lookback + 1 :][here].unique(return_inverse=True)
-    if len(befores) < 2 or len(afters) < 2:
-        return None
-    observed = torch.zeros(len(befores), len(afters))
-    observed.index_put_((row, column), torch.ones(len(row)), accumulate=True)
-    hoped = traces.expected[:, lookback + 1 :][here][:, afters].float()
-    expected = torch.zeros_like(observed).index_add_(0, row, hoped).clamp_min(LEAST)
+    best = None
+    for labels, expected in ((traces.columns, traces.expected), (traces.states, traces.expected_states)):
+        afters, column = labels[:, lookback + 1 :][here].unique(return_inverse=True)
+        if len(befores) < 2 or len(afters) < 2:
+            continue
+        observed = torch.zeros(len(befores), len(afters))
+        observed.index_put_((row, column), torch.ones(len(row)), accumulate=True)
+        hoped = expected[:, lookback + 1 :][here][:, afters].float()
+        hoped = torch.zeros_like(observed).index_add_(0, row, hoped).clamp_min(LEAST)
+        gain, smaller, larger = _divide(observed, hoped)
+        if best is None or gain > best.gain:
+            columns = torch.zeros(traces.expected.shape[-1], dtype=torch.bool)
+            groups = tuple(columns.index_fill(0, befores[group], True) for group in (larger, smaller))
+            best = Split(gain, state, lookback, (groups[0], groups[1]))
+    return best
+
+
+def _divide(observed: Tensor, expected: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Divides the rows of a table of counts in two groups that differ most from what is expected of them.
+
+    Counts `(B, A)` are set against those that the circuit expects, which are scaled to the observed sums over either:
+    what is left over, a state forgets. The groups are sought along the first singular vector of the residuals (after
+    Chou, 1991).
+
+    Returns:
+        The gain in nats, less what chance gives; the rows of the group of fewer counts, and those of the other.
+    """
     for _ in range(3):  # iterative proportional fitting
         expected = expected * (observed.sum(0) / expected.sum(0))
         expected = expected * (observed.sum(1) / expected.sum(1))[:, None]
@@ -64,10 +88,17 @@ def find_split(traces: Traces, state: int, lookback: int) -> Split | None:
     found, hoped = observed[order].cumsum(0), expected[order].cumsum(0)
     gains = _gain(found[:-1], hoped[:-1]) + _gain(found[-1] - found[:-1], hoped[-1] - hoped[:-1])
     cut = int(gains.argmax())
-    columns = torch.zeros(traces.expected.shape[-1], dtype=torch.bool)
     smaller, larger = sorted((order[: cut + 1], order[cut + 1 :]), key=lambda group: float(weight[group].sum()))
-    groups = tuple(columns.index_fill(0, befores[group], True) for group in (larger, smaller))
-    return Split(float(gains[cut]), state, lookback, (groups[0], groups[1]))
+    return float(gains[cut]) - _chance(*observed.shape), smaller, larger
+
+
+def _chance(rows: int, columns: int) -> float:
+    """Nats that dividing a table of independent counts gains.
+
+    Half the square of the largest singular value of B × A standard normal residuals, (√B + √A)² (Marchenko and
+    Pastur, 1967), of which signs along its vector keep a share of 2 / π.
+    """
+    return (rows**0.5 + columns**0.5) ** 2 / math.pi
 
 
 @torch.no_grad()
@@ -75,10 +106,10 @@ def split_forgetful_states(circuit: HMM, traces: Traces) -> int:
     """Lets states remember what they forget, by copies of the paths that lead from it to them; in place.
 
     A chain forgets what came before a state, unless another state stands for each thing that matters. Where traces
-    show that what comes after a state depends on a token some positions before it, beyond what the circuit expects,
-    the states on the way are copied, and what follows one of two groups of tokens is led through the copies: the group
-    that takes fewer of them. States that are free become the copies. The most nats for each copy come first, until none
-    is worth its while.
+    show that the next token or state depends on a token some positions before, beyond what the circuit expects, the
+    states on the way are copied, and what follows one of two groups of tokens is led through the copies: the group that
+    takes fewer of them. States that are free become the copies. The most nats for each copy come first, until none is
+    worth its while.
 
     Args:
         circuit: homogeneous.
@@ -125,8 +156,8 @@ class _Splitter:
 
     def __init__(self, circuit: HMM, traces: Traces) -> None:
         self._num_states = circuit.num_states
-        self._traces = dataclasses.replace(traces, states=traces.states.clone())
-        self.states = self._traces.states
+        self._traces = traces
+        self.states = traces.states.clone()
         self.source = torch.arange(circuit.num_states)
         self._said = self._tokens_of_states()
         self._group = torch.empty_like(self.source)
@@ -145,7 +176,7 @@ class _Splitter:
         while any(self._free):
             for key in [(state, lookback) for state in changed for lookback in range(LOOKBACK + 1)]:
                 found.pop(key, None)
-                split = find_split(self._traces, *key)
+                split = find_split(self._traces, self.states, *key)
                 if split is not None and split.gain >= WORTH:
                     found[key] = split
             paths = {split: both for split, both in paths.items() if not any(path.states & changed for path in both)}
@@ -198,7 +229,9 @@ class _Splitter:
         counts = torch.stack([here, self._said[states] - here], 1)  # (S, 2, W)
         independent = counts.sum(2, keepdim=True) * counts.sum(1, keepdim=True)
         independent /= counts.sum((1, 2), keepdim=True).clamp_min(1.0)
-        return states[_gain(counts, independent).sum(1) > WORTH]
+        gains = _gain(counts, independent).sum(1)
+        chance = [_chance(2, said) for said in (counts.sum(1) > 0).sum(1).tolist()]
+        return states[gains - gains.new_tensor(chance) > WORTH]
 
     def _tokens_of_states(self) -> Tensor:
         """`(N, W)`: how often each state emits a token of each column."""

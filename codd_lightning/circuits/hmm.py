@@ -99,18 +99,26 @@ class HMM(LatentCircuit):
         return ChainMessages(self._chain(tables, scores.clone()))
 
     @torch.no_grad()
-    def expected_after(self, evidence: Evidence, latents: Tensor) -> Tensor:
-        """`P(x_i | z_{i-1}, evidence)`, `(B, L, V)`: what the state before lets expect of each position.
+    def expected_after(self, evidence: Evidence, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """What the latent state before lets expect of each position.
 
         Args:
             evidence: of the blocks.
             latents: `(B, L)`; the last of them is not asked.
+
+        Returns:
+            `P(state_i | z_{i-1}, evidence)`, `(B, L, N)`, and `P(x_i | z_{i-1}, evidence)`, `(B, L, V)`.
         """
         evidence = self.prepare(evidence)
         tables = self._tables_for(evidence)
         scores, _ = self._scores(tables, evidence)
         messages = self._messages(tables, scores)
-        return LatentPosterior(self, tables, evidence, scores, messages).tokens_of(messages.after(latents))
+        weights = messages.after(latents)
+        tokens = LatentPosterior(self, tables, evidence, scores, messages).tokens_of(weights)
+        weights = weights * scores
+        weights /= weights.sum(-1, keepdim=True)
+        labels = self.state_of(torch.arange(weights.shape[-1], device=weights.device), evidence)
+        return weights.new_zeros(*weights.shape[:2], self.num_states).index_add_(2, labels, weights), tokens
 
     def state_of(self, latents: Tensor, evidence: Evidence) -> Tensor:
         """Which of the N states latent states stand for that were drawn under prepared evidence."""

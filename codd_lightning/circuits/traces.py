@@ -1,4 +1,4 @@
-"""What a circuit makes of text: the states behind it, and what each lets expect of the next token."""
+"""What a circuit makes of text: the states behind it, and what each lets expect next."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,12 +23,14 @@ class Traces:
         states: `(B, L)` long, drawn from the posterior given all tokens.
         columns: `(B, L)` long: the token's column of `expected`; the last is that of all that are rare.
         expected: `(B, L, W)`: `P(x_i | z_{i-1}, evidence)`; of no use at the first position.
+        expected_states: `(B, L, N)`: the same of the state there.
     """
 
     tokens: Tensor
     states: Tensor
     columns: Tensor
     expected: Tensor
+    expected_states: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -52,8 +54,9 @@ class Traces:
             for rows in torch.arange(len(all_tokens), device=all_tokens.device).split(at_once):
                 tokens, evidence = all_tokens[rows], core.prepare(all_evidence.rows(rows))
                 states = core.posterior(evidence.clamp(tokens, evidence.soft)).sample_latents(generator)
-                expected = core.expected_after(evidence, states)[..., kept]
-                rest = (1.0 - expected.sum(-1, keepdim=True)).clamp_min(0.0)
-                found = (tokens, core.state_of(states, evidence), column[tokens], torch.cat([expected, rest], -1))
+                expected_states, expected = core.expected_after(evidence, states)
+                rest = (1.0 - expected[..., kept].sum(-1, keepdim=True)).clamp_min(0.0)
+                expected = torch.cat([expected[..., kept], rest], -1)
+                found = (tokens, core.state_of(states, evidence), column[tokens], expected, expected_states)
                 parts.append([part.cpu() for part in found])
         return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))

@@ -69,9 +69,9 @@ def test_what_a_state_lets_expect_is_what_paths_through_it_say() -> None:
     weights = logits.softmax(-1)
     initial, transition, emission = circuit.probabilities()
     latents = torch.tensor([[2, 1, 0]])
-    found = circuit.expected_after(evidence, latents)
+    of_states, of_tokens = circuit.expected_after(evidence, latents)
     for position in range(LENGTH):
-        expected = torch.zeros(4, dtype=torch.float64)
+        expected, expected_states = (torch.zeros(size, dtype=torch.float64) for size in (4, 3))
         for path in itertools.product(range(3), repeat=LENGTH):
             if position and path[position - 1] != latents[0, position - 1]:
                 continue
@@ -83,7 +83,9 @@ def test_what_a_state_lets_expect_is_what_paths_through_it_say() -> None:
                 for i in range(LENGTH):
                     here = here * emission[path[i], tokens[i]] * weights[0, i, tokens[i]]
                 expected[tokens[position]] += here
-        assert_close(found[0, position], expected / expected.sum(), **CLOSE)
+                expected_states[path[position]] += here
+        assert_close(of_tokens[0, position], expected / expected.sum(), **CLOSE)
+        assert_close(of_states[0, position], expected_states / expected_states.sum(), **CLOSE)
 
 
 @pytest.mark.parametrize("knows", [True, False])
@@ -108,6 +110,41 @@ def test_what_a_path_forgot_it_remembers_by_copies() -> None:
     after = said_by(circuit, tokens)
     assert_close(after, torch.full_like(after, -math.log(2)), atol=0.05, rtol=0.0)
     assert bool((said_by(circuit, text(mixed=True)[2:4]) < -3.5).all())
+
+
+def test_what_a_path_forgot_it_remembers_where_only_states_tell() -> None:
+    """Two states say the same token, and only what they lead to differs: the state before them forgets which it is."""
+    count, number, of, five, rises, grows, unused = range(7)
+    circuit = HMM(11, 7, 4)
+    with torch.no_grad():
+        for table in circuit.parameters():
+            table.fill_(-20.0)
+        circuit.initial_logits[0] = 0.0
+        for state, tokens in enumerate(((count, number), (of,), (five,), (five,), (rises,), (grows,))):
+            circuit.emission_logits[0, list(tokens), state] = 0.0
+        for state, following in ((0, 1), (1, 2), (1, 3), (2, 4), (3, 5), (4, 4), (5, 5)):
+            circuit.transition_logits[0, state, following] = 0.0
+        circuit.transition_logits[0, 6:, 0] = 0.0
+        circuit.emission_logits[0, unused, 6:] = 0.0
+    tokens = torch.tensor([[count, of, five, rises], [number, of, five, grows]]).repeat(200, 1)
+    mixed = torch.tensor([[count, of, five, grows]])
+    assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 2  # of the first two states
+    assert_close(said_by(circuit, tokens), torch.full((400,), -math.log(2)), atol=0.05, rtol=0.0)
+    assert float(said_by(circuit, mixed)) < -3.5
+
+
+def test_what_chance_gives_is_nothing_that_is_forgotten() -> None:
+    """Tokens of which none depends on another: the best of many divisions gains, but no more than others would."""
+    circuit = HMM(31, 24, LENGTH)
+    with torch.no_grad():
+        for table in circuit.parameters():
+            table.fill_(-20.0)
+        circuit.initial_logits[0] = 0.0
+        circuit.transition_logits[0, :, 0] = 0.0
+        circuit.emission_logits[0] = 0.0
+    for seed in range(5):
+        tokens = torch.randint(24, (1500, LENGTH), generator=torch.Generator().manual_seed(seed))
+        assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 0
 
 
 def test_nothing_changes_where_nothing_is_forgotten() -> None:

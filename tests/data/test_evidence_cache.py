@@ -36,20 +36,24 @@ def rows(count: int) -> list[tuple[str, str]]:
 
 
 def backbone_of() -> Any:
-    return new_backbone(
-        [text(*range(20))],
-        tokenizer="words",
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=32,
-        max_positions=64,
-        rope_theta=100.0,
-        weight_spread=0.3,
-        attention="eager",
-        seed=0,
-    ).eval().requires_grad_(False)
+    return (
+        new_backbone(
+            [text(*range(20))],
+            tokenizer="words",
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            num_layers=1,
+            num_heads=2,
+            intermediate_size=32,
+            max_positions=64,
+            rope_theta=100.0,
+            weight_spread=0.3,
+            attention="eager",
+            seed=0,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 Setup = tuple[Any, TaskDataModule, Noise]
