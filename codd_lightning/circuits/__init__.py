@@ -16,7 +16,6 @@ from codd_lightning.circuits.errors import CircuitError, EvidenceError
 from codd_lightning.circuits.evidence import Evidence
 from codd_lightning.circuits.factorized import Factorized
 from codd_lightning.circuits.files import load_circuit, save_circuit
-from codd_lightning.circuits.forgetting import split_forgetful_states
 from codd_lightning.circuits.health import Health, circuit_health
 from codd_lightning.circuits.hmm import HMM
 from codd_lightning.circuits.jpc import load_jpc, save_jpc
@@ -27,6 +26,7 @@ from codd_lightning.circuits.roles import Roles
 from codd_lightning.circuits.search import Completions, beam_search, best_completion, sample_completions
 from codd_lightning.circuits.seen import Seen
 from codd_lightning.circuits.sizes import most_states
+from codd_lightning.circuits.splitting import split_forgetful_states
 from codd_lightning.circuits.traces import Traces
 from codd_lightning.circuits.tree import Tree
 
