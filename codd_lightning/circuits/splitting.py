@@ -14,8 +14,8 @@ from codd_lightning.circuits.traces import Traces
 LOOKBACK = 10  # positions before a state whose tokens it may have to remember
 FREE = 10  # a state of fewer than 1 / (FREE · N) of the positions is free to become another's copy
 SPENT = 0.5  # of the free states, at most, are given away at once: a later look may know better
-WORTH = 16.0  # nats of the traced text, beyond chance, that a split must be worth
-COST = 3.0  # nats that each of its copies must be worth
+WORTH = 6.0  # nats of the traced text, beyond chance, that a split must be worth
+COST = 1.5  # nats that each of its copies must be worth
 EXCLUSIVE = 0.97  # a state whose positions lie on the paths by more than this share remembers already
 RARE = 0.03  # and one of fewer of the paths' positions than this is left out
 PSEUDOCOUNT = 2.0  # of counts that are compared
