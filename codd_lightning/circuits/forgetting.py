@@ -28,47 +28,63 @@ class Split:
     groups: tuple[Tensor, Tensor]
 
 
-def find_split(traces: Traces, states: Tensor, state: int, lookback: int) -> Split | None:
-    """The best division of what came `lookback` positions before a state, by what comes after it.
+def find_splits(traces: Traces, states: Tensor, state: int, most_back: int) -> list[Split]:
+    """The best divisions of what came before a state, by what comes after it.
 
-    That is the next token, and the next state: two states may say the same token and differ in what they lead to. None
-    where there is nothing to divide.
+    That is the next token, and the next state: two states may say the same token and differ in what they lead to.
 
     Args:
         traces: of a text.
         states: `(B, L)` long, as the traces have them, or relabelled.
         state: of these labels.
-        lookback: positions back to the tokens that are divided; 0 for the state's own.
-    """
-    here = states[:, lookback:-1] == state
-    befores, row = traces.columns[:, : here.shape[1]][here].unique(return_inverse=True)
-    best = None
-    for labels, expected in ((traces.columns, traces.expected), (traces.states, traces.expected_states)):
-        afters, column = labels[:, lookback + 1 :][here].unique(return_inverse=True)
-        if len(befores) < 2 or len(afters) < 2:
-            continue
-        observed = torch.zeros(len(befores), len(afters))
-        observed.index_put_((row, column), torch.ones(len(row)), accumulate=True)
-        hoped = expected[:, lookback + 1 :][here][:, afters].float()
-        hoped = torch.zeros_like(observed).index_add_(0, row, hoped).clamp_min(LEAST)
-        gain, smaller, larger = _divide(observed, hoped)
-        if best is None or gain > best.gain:
-            columns = torch.zeros(traces.expected.shape[-1], dtype=torch.bool)
-            groups = tuple(columns.index_fill(0, befores[group], True) for group in (larger, smaller))
-            best = Split(gain, state, lookback, (groups[0], groups[1]))
-    return best
-
-
-def _divide(observed: Tensor, expected: Tensor) -> tuple[float, Tensor, Tensor]:
-    """Divides the rows of a table of counts in two groups that differ most from what is expected of them.
-
-    Counts `(B, A)` are set against those that the circuit expects, which are scaled to the observed sums over either:
-    what is left over, a state forgets. The groups are sought along the first singular vector of the residuals (after
-    Chou, 1991).
+        most_back: positions back to the tokens that are divided, at most; from 0, the state's own.
 
     Returns:
-        The gain in nats, less what chance gives; the rows of the group of fewer counts, and those of the other.
+        One for each number of positions, but where there is nothing to divide.
     """
+    rows, at = (states[:, :-1] == state).nonzero(as_tuple=True)
+    outcomes = []
+    for labels, expected in ((traces.columns, traces.expected), (traces.states, traces.expected_states)):
+        afters, after = labels[rows, at + 1].unique(return_inverse=True)
+        outcomes.append((after, expected[rows, at + 1][:, afters].float()))
+    splits = []
+    for lookback in range(most_back + 1):
+        there = at >= lookback
+        befores, before = traces.columns[rows[there], at[there] - lookback].unique(return_inverse=True)
+        size = len(befores)
+        divisions = [_divide(size, before, after[there], expected[there]) for after, expected in outcomes]
+        gain, smaller, larger = max(divisions, key=lambda division: division[0])
+        if gain > 0.0:
+            columns = torch.zeros(traces.expected.shape[-1], dtype=torch.bool)
+            groups = [columns.index_fill(0, befores[group], True) for group in (larger, smaller)]
+            splits.append(Split(gain, state, lookback, (groups[0], groups[1])))
+    return splits
+
+
+def _divide(size: int, before: Tensor, after: Tensor, expectations: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Divides what came before in two groups, whose counts of what came after differ most from what is expected.
+
+    Counts are set against those that the circuit expects, which are scaled to the observed sums over either: what is
+    left over, a state forgets. The groups are sought along the first singular vector of the residuals (after Chou,
+    1991).
+
+    Args:
+        size: B, how many labels before there are; all of them occur.
+        before: `(M,)` long, these labels.
+        after: `(M,)` long, labels below A.
+        expectations: `(M, A)` probabilities of the latter.
+
+    Returns:
+        The gain in nats, less what chance gives, 0 where there is nothing to divide; and the labels of the group of
+        fewer counts, and those of the other.
+    """
+    observed = torch.zeros(size, expectations.shape[1])
+    observed.index_put_((before, after), torch.ones(len(before)), accumulate=True)
+    expected = torch.zeros_like(observed).index_add_(0, before, expectations)
+    seen = observed.any(0)
+    observed, expected = observed[:, seen], expected[:, seen].clamp_min(LEAST)
+    if min(observed.shape) < 2:
+        return 0.0, before[:0], before[:0]
     for _ in range(3):  # iterative proportional fitting
         expected = expected * (observed.sum(0) / expected.sum(0))
         expected = expected * (observed.sum(1) / expected.sum(1))[:, None]

@@ -1,5 +1,6 @@
 """States put to use where a chain forgets what it should remember."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from codd_lightning.circuits.errors import CircuitError
-from codd_lightning.circuits.forgetting import LEAST, Split, chance, find_split, likelihood_gain
+from codd_lightning.circuits.forgetting import LEAST, Split, chance, find_splits, likelihood_gain
 from codd_lightning.circuits.hmm import HMM
 from codd_lightning.circuits.traces import Traces
 
@@ -90,18 +91,17 @@ class _Splitter:
             self._free.append(rarest.flip(0).tolist())  # the rarest is taken first
 
     def copy_paths(self) -> None:
-        found: dict[tuple[int, int], Split] = {}
+        found: dict[int, list[Split]] = {}
         paths: dict[Split, list[_Path]] = {}
         changed = set(range(self._num_states))
         while any(self._free):
-            for key in [(state, lookback) for state in changed for lookback in range(LOOKBACK + 1)]:
-                found.pop(key, None)
-                split = find_split(self._traces, self.states, *key)
-                if split is not None and split.gain >= WORTH:
-                    found[key] = split
+            for state in changed:
+                found[state] = [
+                    split for split in find_splits(self._traces, self.states, state, LOOKBACK) if split.gain >= WORTH
+                ]
             paths = {split: both for split, both in paths.items() if not any(path.states & changed for path in both)}
             worth, best = COST, None
-            for split in sorted(found.values(), key=lambda split: -split.gain):
+            for split in sorted(itertools.chain(*found.values()), key=lambda split: -split.gain):
                 if split.gain < worth:
                     break
                 if split not in paths:
