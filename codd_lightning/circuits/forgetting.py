@@ -16,7 +16,7 @@ class Split:
     """A state that should remember which of two groups of tokens came some positions before.
 
     Attributes:
-        gain: nats of the traced text, less what chance gives.
+        gain: nats of the traced text, as what comes after the state shows them, less what chance gives.
         state: that forgets.
         lookback: positions back to the tokens; 0 for the state's own.
         groups: `(W,)` bool each, the columns of the two, those of the more frequent one first.
@@ -40,7 +40,7 @@ def find_splits(traces: Traces, states: Tensor, state: int, most_back: int) -> l
         most_back: positions back to the tokens that are divided, at most; from 0, the state's own.
 
     Returns:
-        One for each number of positions, but where there is nothing to divide.
+        One for each number of positions, but where there is nothing to divide, or no more to gain than by chance.
     """
     rows, at = (states[:, :-1] == state).nonzero(as_tuple=True)
     outcomes = []
@@ -98,13 +98,13 @@ def _divide(size: int, before: Tensor, after: Tensor, expectations: Tensor) -> t
     return float(gains[cut]) - chance(*observed.shape), smaller, larger
 
 
-def chance(rows: int, columns: int) -> float:
-    """Nats that dividing a table of independent counts gains.
+def chance(groupable: int, outcomes: int) -> float:
+    """Nats that the best division in two of B labels gains by chance, where A outcomes are independent of them.
 
-    Half the square of the largest singular value of B × A standard normal residuals, (√B + √A)² (Marchenko and
-    Pastur, 1967), of which signs along its vector keep a share of 2 / π.
+    Half the square of a bound on the expected norm of a matrix of (B - 1) × (A - 1) standard normal residuals that is
+    multiplied by signs of the B and any direction of the A (Chevet's inequality; signs keep √(2 / π) of a direction).
     """
-    return (rows**0.5 + columns**0.5) ** 2 / math.pi
+    return ((outcomes - 1) ** 0.5 + (2 * (groupable - 1) / math.pi) ** 0.5) ** 2 / 2
 
 
 def likelihood_gain(observed: Tensor, expected: Tensor) -> Tensor:

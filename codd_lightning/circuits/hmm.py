@@ -107,7 +107,8 @@ class HMM(LatentCircuit):
             latents: `(B, L)`; the last of them is not asked.
 
         Returns:
-            `P(state_i | z_{i-1}, evidence)`, `(B, L, N)`, and `P(x_i | z_{i-1}, evidence)`, `(B, L, V)`.
+            `P(state_i | z_{i-1}, evidence)`, `(B, L, N)`, and `P(x_i | z_{i-1}, evidence)`, `(B, L, V)`; zeros where
+            nothing can follow, or what can is too small for the type.
         """
         evidence = self.prepare(evidence)
         tables = self._tables_for(evidence)
@@ -116,7 +117,7 @@ class HMM(LatentCircuit):
         weights = messages.after(latents)
         tokens = LatentPosterior(self, tables, evidence, scores, messages).tokens_of(weights)
         weights = weights * scores
-        weights /= weights.sum(-1, keepdim=True)
+        weights /= weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
         labels = self.state_of(torch.arange(weights.shape[-1], device=weights.device), evidence)
         return weights.new_zeros(*weights.shape[:2], self.num_states).index_add_(2, labels, weights), tokens
 

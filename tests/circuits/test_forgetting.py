@@ -147,6 +147,34 @@ def test_what_chance_gives_is_nothing_that_is_forgotten() -> None:
         assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 0
 
 
+def test_chance_gives_little_to_few_tokens_before_and_much_to_many_after() -> None:
+    """Two tokens, then one of a hundred, then two again, all independent: nothing is forgotten."""
+    circuit = HMM(8, 103, LENGTH)
+    with torch.no_grad():
+        for table in circuit.parameters():
+            table.fill_(-20.0)
+        circuit.initial_logits[0] = 0.0
+        for state, following in ((0, 1), (1, 2), (2, 2)):
+            circuit.transition_logits[0, state, following] = 0.0
+        circuit.emission_logits[0, :2, 0] = 0.0
+        circuit.emission_logits[0, 2:102, 1] = 0.0
+        circuit.emission_logits[0, :2, 2] = 0.0
+        circuit.emission_logits[0, 102, 3:] = 0.0
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        columns = [torch.randint(*bounds, (2000,), generator=generator) for bounds in ((0, 2), (2, 102), (0, 2))]
+        assert split_forgetful_states(circuit, traces_of(circuit, torch.stack(columns, 1))) == 0
+
+
+def test_where_nothing_can_follow_nothing_is_expected() -> None:
+    """The state stays what it is, and the evidence excludes its token at the second position."""
+    circuit = HMM.from_probabilities(torch.tensor([0.5, 0.5]), torch.eye(2), torch.eye(2), block_length=2)
+    logits = torch.tensor([[[0.0, 0.0], [-math.inf, 0.0]]])
+    evidence = Evidence.from_logits(logits, torch.full((1, 2), 2), mask_token_id=2)
+    for expected in circuit.expected_after(evidence, torch.zeros(1, 2, dtype=torch.long)):
+        assert torch.equal(expected[0, 1], torch.zeros(2))
+
+
 def test_nothing_changes_where_nothing_is_forgotten() -> None:
     circuit, tokens = twins(), text(mixed=True)
     before = {name: table.clone() for name, table in circuit.state_dict().items()}
