@@ -82,7 +82,6 @@ class _Splitter:
         self.source = torch.arange(circuit.num_states)
         self._said = self._tokens_of_states()
         self._group = torch.empty_like(self.source)
-        self._is_free = torch.zeros(circuit.num_states, dtype=torch.bool)
         usage = self._usage()
         self._free = []
         for number, group in enumerate(circuit.state_groups):
@@ -90,7 +89,6 @@ class _Splitter:
             rare = group[usage[group] * FREE * self._num_states < usage.sum()]
             rarest = rare[usage[rare].argsort()][: math.ceil(len(rare) * SPENT)]
             self._free.append(rarest.flip(0).tolist())  # the rarest is taken first
-            self._is_free[rarest] = True
 
     def copy_paths(self) -> None:
         found: dict[int, list[Split]] = {}
@@ -118,7 +116,6 @@ class _Splitter:
             there = self.states[best.rows]
             for state in best.copied:
                 copy = self._free[int(self._group[state])].pop()
-                self._is_free[copy] = False
                 self.source[copy] = self.source[state]
                 there[best.where & (there == state)] = copy
                 changed.add(copy)
@@ -136,10 +133,12 @@ class _Splitter:
             where[:, offset : offset + ends.shape[1]] |= ends
         after[:, back + 1 :] = ends
         on_path = _count(states[where], self._num_states)
-        shared = (on_path > RARE * ends.sum()) & (on_path < EXCLUSIVE * self._usage()) & ~self._is_free
+        free = torch.zeros(self._num_states, dtype=torch.bool)
+        free[list(itertools.chain(*self._free))] = True
+        shared = (on_path > RARE * ends.sum()) & (on_path < EXCLUSIVE * self._usage()) & ~free
         copied = shared.nonzero().flatten().tolist()
         otherwise = self._say_otherwise(states[after], columns[after])
-        ends_too = otherwise[~shared[otherwise] & ~self._is_free[otherwise]]
+        ends_too = otherwise[~(shared | free)[otherwise]]
         met = set(states[where | after].tolist())
         where |= after & torch.isin(states, ends_too)
         return _Path(rows, where, copied + ends_too.tolist(), met)

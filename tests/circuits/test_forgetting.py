@@ -27,13 +27,20 @@ LENGTH = 3
 SPARE = 6
 
 
+@torch.no_grad()
+def blank(num_states: int, vocab_size: int, block_length: int) -> HMM:
+    """Says nothing yet: all its logits are alike, and small beside those that follow."""
+    circuit = HMM(num_states, vocab_size, block_length)
+    for table in circuit.parameters():
+        table.fill_(-20.0)
+    return circuit
+
+
 def twins(spare: int = SPARE) -> HMM:
     """Says "count of rises", "number of grows" and both mixtures: one state for each position, and spare ones."""
     states = 3 + spare
-    circuit = HMM(states, 6, LENGTH)
+    circuit = blank(states, 6, LENGTH)
     with torch.no_grad():
-        for table in circuit.parameters():
-            table.fill_(-20.0)
         circuit.initial_logits[0] = 0.0
         for state in range(states):
             circuit.transition_logits[0, state, min(state + 1, 2) if state < 3 else 0] = 0.0
@@ -115,10 +122,8 @@ def test_what_a_path_forgot_it_remembers_by_copies() -> None:
 def test_what_a_path_forgot_it_remembers_where_only_states_tell() -> None:
     """Two states say the same token, and only what they lead to differs: the state before them forgets which it is."""
     count, number, of, five, rises, grows, unused = range(7)
-    circuit = HMM(11, 7, 4)
+    circuit = blank(11, 7, 4)
     with torch.no_grad():
-        for table in circuit.parameters():
-            table.fill_(-20.0)
         circuit.initial_logits[0] = 0.0
         for state, tokens in enumerate(((count, number), (of,), (five,), (five,), (rises,), (grows,))):
             circuit.emission_logits[0, list(tokens), state] = 0.0
@@ -135,10 +140,8 @@ def test_what_a_path_forgot_it_remembers_where_only_states_tell() -> None:
 
 def test_what_chance_gives_is_nothing_that_is_forgotten() -> None:
     """Tokens of which none depends on another: the best of many divisions gains, but no more than others would."""
-    circuit = HMM(31, 24, LENGTH)
+    circuit = blank(31, 24, LENGTH)
     with torch.no_grad():
-        for table in circuit.parameters():
-            table.fill_(-20.0)
         circuit.initial_logits[0] = 0.0
         circuit.transition_logits[0, :, 0] = 0.0
         circuit.emission_logits[0] = 0.0
@@ -149,10 +152,8 @@ def test_what_chance_gives_is_nothing_that_is_forgotten() -> None:
 
 def test_chance_gives_little_to_few_tokens_before_and_much_to_many_after() -> None:
     """Two tokens, then one of a hundred, then two again, all independent: nothing is forgotten."""
-    circuit = HMM(8, 103, LENGTH)
+    circuit = blank(8, 103, LENGTH)
     with torch.no_grad():
-        for table in circuit.parameters():
-            table.fill_(-20.0)
         circuit.initial_logits[0] = 0.0
         for state, following in ((0, 1), (1, 2), (2, 2)):
             circuit.transition_logits[0, state, following] = 0.0
@@ -193,10 +194,8 @@ def test_where_states_are_not_free_for_the_whole_path_it_stays(spare: int) -> No
 def test_the_group_whose_path_takes_fewer_copies_is_led_through_them() -> None:
     """One free state: enough for what always leads here, not for what comes by a state that leads elsewhere too."""
     than, comma, number, word, is_, less, other, unused = range(8)
-    circuit = HMM(9, 8, LENGTH)  # the first seven states say a token each
+    circuit = blank(9, 8, LENGTH)  # the first seven states say a token each
     with torch.no_grad():
-        for table in circuit.parameters():
-            table.fill_(-20.0)
         circuit.emission_logits[0, range(7), range(7)] = 0.0
         circuit.emission_logits[0, unused, 7:] = 0.0
         circuit.initial_logits[[than, comma]] = torch.tensor([200.0, 60.0]).log()
