@@ -10,6 +10,7 @@ from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, Prediction
 from codd_lightning.circuits import Circuit, Evidence, Posterior
+from codd_lightning.decoding.activation import within_threshold
 from codd_lightning.decoding.asked import Asked
 from codd_lightning.decoding.canvas import Canvas
 from codd_lightning.decoding.commit import INDEPENDENCE, how_many
@@ -22,7 +23,7 @@ from codd_lightning.decoding.proposals import PROPOSALS
 from codd_lightning.decoding.question import Proposal, Question, leftmost
 from codd_lightning.decoding.remasking import REMASKING
 from codd_lightning.decoding.sampling import RowDraws
-from codd_lightning.decoding.schedule import by_times, quotas, spread
+from codd_lightning.decoding.schedule import quota_of, spread
 from codd_lightning.decoding.trace import TraceStep
 from codd_lightning.decoding.windows import cover
 
@@ -109,7 +110,9 @@ class Denoising:
         if self._config.commit == INDEPENDENCE:
             self._commit_independent(everything)
             return
-        quota = self._quota(initial[rows], opened.sum(-1), step, steps)
+        quota = None  # where a rule decides
+        if self._config.commit == "quota":
+            quota = quota_of(self._config.schedule, initial[rows], opened.sum(-1), step, steps)
         if self._config.paradigm == "block" or self._circuit is None:
             self._commit(everything, quota)
             return
@@ -138,14 +141,6 @@ class Denoising:
         windows = everything.windows(cover(targets, self._config.block_length), targets)
         if len(windows.rows):
             self._commit(windows, windows.targets.sum(-1))
-
-    def _quota(self, initial: Tensor, left: Tensor, step: int, steps: int) -> Tensor | None:
-        """`(R,)` positions to commit by the schedule; None where a rule decides."""
-        if self._config.commit != "quota":
-            return None
-        if self._config.schedule == "times":
-            return by_times(left, step, steps)
-        return quotas(initial, steps)[:, step]
 
     def _commit_independent(self, everything: Asked) -> None:
         """Commits positions that do not influence each other; the leftmost where a proposal commits none of them."""
@@ -239,11 +234,7 @@ class Denoising:
         if config.gamma_share == "response":
             masked = self._canvas.masked[asked.rows].sum(-1)
             size = self._canvas.attention_mask[asked.rows, self._canvas.prompt_length :].sum(-1)
-        limit = config.gamma * size
-        if config.reverse_gamma:
-            acts = masked > limit if config.strict_gamma else masked >= limit
-        else:
-            acts = masked < limit if config.strict_gamma else masked <= limit
+        acts = within_threshold(config, masked, size)
         if not self._has_zeros or not bool(acts.any()):
             return acts
         part = acts.nonzero().squeeze(-1)

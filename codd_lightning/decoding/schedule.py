@@ -37,3 +37,16 @@ def by_times(left: Tensor, step: int, steps: int) -> Tensor:
         return left
     times = torch.linspace(1.0, LAST_TIME, steps + 1, device=left.device)
     return (left * (1.0 - times[step + 1] / times[step])).long()
+
+
+def quota_of(schedule: str, initial: Tensor, left: Tensor, step: int, steps: int) -> Tensor:
+    """`(B,)` tokens that one step commits by a schedule.
+
+    Args:
+        schedule: "even", or "times" as Dream does.
+        initial: `(B,)` long, masks before the first step.
+        left: `(B,)` long, masks that are left.
+        step: counted from 0.
+        steps: of all.
+    """
+    return by_times(left, step, steps) if schedule == "times" else quotas(initial, steps)[:, step]

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from whole_data import data_of
 
 from codd_lightning.backbones import new_backbone
 from codd_lightning.circuits import Context, Evidence, Reads
@@ -62,20 +63,8 @@ Setup = tuple[Any, TaskDataModule, Noise]
 @pytest.fixture
 def setup(listed_task: Callable[..., Any], words: PreTrainedTokenizerFast) -> Setup:
     """A backbone, 18 and 5 examples (so that last batches are not full), and their noise."""
-    data = TaskDataModule(
-        listed_task(train=rows(18), validation=rows(5)),
-        words,
-        1,
-        block_length=LENGTH,
-        batch_size=BATCH,
-        train_size=None,
-        validation_size=None,
-        test_size=None,
-        max_prompt_tokens=6,
-        max_response_tokens=6,
-        response_padding="block",
-        seed=3,
-    )
+    task = listed_task(train=rows(18), validation=rows(5))
+    data = data_of(task, words, LENGTH, 6, BATCH, max_prompt_tokens=6, response_padding="block", seed=3)
     return backbone_of(), data, Noise("mixed", LENGTH, 0.2, 3)
 
 

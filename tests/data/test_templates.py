@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
+from whole_data import data_of
 
 from codd_lightning.backbones import load_backbone
 from codd_lightning.cli.build import make_data, make_task
 from codd_lightning.cli.compose import compose_experiment
-from codd_lightning.data import TaskDataModule, Template
+from codd_lightning.data import Template
 from codd_lightning.errors import UserError
 from codd_lightning.tasks import Example
 
@@ -70,19 +71,8 @@ def test_a_system_prompt_needs_a_chat_template(words: PreTrainedTokenizerFast) -
 def test_training_and_evaluation_may_use_different_templates(
     words: PreTrainedTokenizerFast, listed_task: Callable[..., Any]
 ) -> None:
-    sizes: dict[str, Any] = {"train_size": None, "validation_size": None, "test_size": None}
-    data = TaskDataModule(
-        listed_task(test=[("w5", "w6")]),
-        words,
-        1,
-        block_length=2,
-        batch_size=1,
-        max_prompt_tokens=8,
-        max_response_tokens=2,
-        template="short",
-        templates={"short": Template("w1 {prompt}"), "long": Template("w1 w2 w3 {prompt}")},
-        **sizes,
-    )
+    templates = {"short": Template("w1 {prompt}"), "long": Template("w1 w2 w3 {prompt}")}
+    data = data_of(listed_task(test=[("w5", "w6")]), words, 2, 2, template="short", templates=templates)
     dataset = data.dataset("test")
 
     def tokens(ids: list[int]) -> list[str]:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+import whole_data
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
+from whole_data import EOS
 
 from codd_lightning.backbones import as_backbone
 from codd_lightning.circuits import HMM
@@ -17,7 +19,7 @@ from codd_lightning.evaluation import evaluate_likelihood
 from codd_lightning.evaluation.likelihood import sequential_log_likelihood
 from codd_lightning.modules import Noise
 
-EOS, BLOCK, VOCABULARY = 1, 3, 24
+BLOCK, VOCABULARY = 3, 24
 BUCKETS = [[0.0, 0.25], [0.25, 0.5], [0.5, 0.75], [0.75, 1.0]]
 
 
@@ -26,18 +28,7 @@ def text(*numbers: int) -> str:
 
 
 def data_of(task: Any, words: PreTrainedTokenizerFast, length: int = BLOCK, padding: str = "canvas") -> TaskDataModule:
-    sizes: dict[str, Any] = {"train_size": None, "validation_size": None, "test_size": None}
-    return TaskDataModule(
-        task,
-        words,
-        EOS,
-        block_length=BLOCK,
-        batch_size=2,
-        max_prompt_tokens=8,
-        max_response_tokens=length,
-        response_padding=padding,
-        **sizes,
-    )
+    return whole_data.data_of(task, words, BLOCK, length, response_padding=padding)
 
 
 def some_logits(length: int, seed: int = 0) -> Tensor:

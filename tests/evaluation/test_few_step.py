@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
+from whole_data import EOS, data_of
 
 from codd_lightning.circuits import HMM
-from codd_lightning.data import TaskDataModule
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
 from codd_lightning.evaluation import FewStepResult, evaluate_few_step, wilson
 
-EOS, BLOCK, LENGTH = 1, 4, 8
+BLOCK, LENGTH = 4, 8
 
 
 def text(*numbers: int) -> str:
@@ -37,17 +37,7 @@ class Bench:
 
     def __init__(self, task: Any, words: PreTrainedTokenizerFast, known_answers: Callable[..., Any], wrong: int = 0):
         self.task = task
-        sizes: dict[str, Any] = {"train_size": None, "validation_size": None, "test_size": None}
-        self.data = TaskDataModule(
-            task,
-            words,
-            EOS,
-            block_length=BLOCK,
-            batch_size=2,
-            max_prompt_tokens=8,
-            max_response_tokens=LENGTH,
-            **sizes,
-        )
+        self.data = data_of(task, words, BLOCK, LENGTH)
         dataset = self.data.dataset("test")
         answers = {tuple(dataset[i].prompt): list(dataset[i].response) for i in range(len(PROBLEMS))}
         for i in range(wrong):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from transformers import PreTrainedTokenizerFast
+from whole_data import EOS, data_of
 
 from codd_lightning.callbacks.few_step_reasoning import FewStepReasoning
-from codd_lightning.data import TaskDataModule
 from codd_lightning.decoding import DecodingConfig
 
 pytestmark = [
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
 
-EOS, LENGTH = 1, 4
+LENGTH = 4
 TRAIN = [(f"w{i}", f"w{i} w{i}") for i in range(8)]
 HELD_OUT = [(f"w{i}", f"w{i} w{i}") for i in range(10, 15)]
 
@@ -54,18 +54,7 @@ def scalars(
     """Fits for some epochs and reads back `{tag: [(step, value), ...]}`; one held-out problem in five is not known."""
 
     def fit(every_n_epochs: int, epochs: int) -> dict[str, list[tuple[int, float]]]:
-        data = TaskDataModule(
-            listed_task(train=TRAIN, validation=HELD_OUT),
-            words,
-            EOS,
-            block_length=LENGTH,
-            batch_size=4,
-            train_size=None,
-            validation_size=None,
-            test_size=None,
-            max_prompt_tokens=4,
-            max_response_tokens=LENGTH,
-        )
+        data = data_of(listed_task(train=TRAIN, validation=HELD_OUT), words, LENGTH, LENGTH, 4)
         held_out = data.dataset("validation")
         answers = {tuple(held_out[i].prompt): list(held_out[i].response) for i in range(5)}
         answers[tuple(held_out[4].prompt)][1] = EOS

@@ -3,12 +3,13 @@
 from typing import Any
 
 import lightning as L
+import whole_data
 from transformers import PreTrainedTokenizerFast
 
 from codd_lightning.backbones import Backbone, new_backbone
 from codd_lightning.data import TaskDataModule
 
-EOS, BLOCK = 1, 4
+BLOCK = 4
 
 
 def trainer_of(**options: Any) -> L.Trainer:
@@ -43,16 +44,5 @@ def backbone_of(hidden_size: int = 32, num_layers: int = 2) -> Backbone:
 
 
 def data_of(task: Any, words: PreTrainedTokenizerFast, batch_size: int, padding: str = "canvas") -> TaskDataModule:
-    """Of all examples of a task: prompts of at most 4 tokens, responses of at most two blocks."""
-    sizes: dict[str, Any] = {"train_size": None, "validation_size": None, "test_size": None}
-    return TaskDataModule(
-        task,
-        words,
-        EOS,
-        block_length=BLOCK,
-        batch_size=batch_size,
-        max_prompt_tokens=4,
-        max_response_tokens=2 * BLOCK,
-        response_padding=padding,
-        **sizes,
-    )
+    """Prompts of at most 4 tokens, responses of at most two blocks."""
+    return whole_data.data_of(task, words, BLOCK, 2 * BLOCK, batch_size, max_prompt_tokens=4, response_padding=padding)

@@ -10,8 +10,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import whole_data
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from whole_data import EOS
 
 from codd_lightning.backbones import Backbone
 from codd_lightning.circuits import HMM, ContextualHMM, Evidence, SegmentedHMM, Traces
@@ -36,7 +38,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
 
-EOS, BLOCK, VOCABULARY = 1, 3, 24
+BLOCK, VOCABULARY = 3, 24
 STEADY = AdamW(lr=0.1, warmup_steps=0, final_fraction=1.0)
 
 
@@ -48,18 +50,8 @@ def text(*numbers: int) -> str:
 ROWS = [(text(9), text(i % 4, i % 4, 7)) for i in range(32)]
 
 
-def data_of(task: Any, words: PreTrainedTokenizerFast, **options: Any) -> TaskDataModule:
-    given: dict[str, Any] = {
-        "block_length": BLOCK,
-        "batch_size": 16,
-        "train_size": None,
-        "validation_size": None,
-        "test_size": None,
-        "max_prompt_tokens": 4,
-        "max_response_tokens": 2 * BLOCK,
-        **options,
-    }
-    return TaskDataModule(task, words, EOS, **given)
+def data_of(task: Any, words: PreTrainedTokenizerFast, batch_size: int = 16, **options: Any) -> TaskDataModule:
+    return whole_data.data_of(task, words, BLOCK, 2 * BLOCK, batch_size, max_prompt_tokens=4, **options)
 
 
 def real_backbone(words: PreTrainedTokenizerFast) -> Backbone:
