@@ -144,8 +144,9 @@ def require_bidirectional(backbone: Backbone) -> None:
 def _require_device(device: str | torch.device) -> None:
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch says it both ways
-        raise UserError(f"device={device} is not one of this machine: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError):  # torch says it both ways
+        here = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
+        raise UserError(f"device={device} is not one of this machine, which has {here}") from None
 
 
 def multiplies_bfloat16(on_gpu: bool) -> bool:

@@ -26,7 +26,7 @@ def most_states(make: Callable[[int], Circuit], max_parameters: int, least: int 
 
     if not fits(least):
         of_least = "one state" if least == 1 else f"{least} states"
-        raise CircuitError(f"a circuit of {of_least} has more than {max_parameters} parameters")
+        raise CircuitError(f"circuit.max_parameters={max_parameters} is less than a circuit of {of_least} has")
     low, high = least, max(max_parameters, least) + 1  # fits, and does not: each state has at least one parameter
     while high - low > 1:
         middle = (low + high) // 2

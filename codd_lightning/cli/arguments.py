@@ -1,6 +1,7 @@
 """The command line of `codd`."""
 
 import argparse
+from typing import NoReturn
 
 DESCRIPTION = """\
 Coupled Discrete Diffusion: train a small tractable joint distribution (a circuit) on a frozen
@@ -22,11 +23,16 @@ EXPERIMENT_COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"codd: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `codd`."""
-    parser = argparse.ArgumentParser(
-        prog="codd", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="codd", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     for command, purpose in EXPERIMENT_COMMANDS.items():
@@ -101,12 +107,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def experiment_arguments(command: str) -> argparse.ArgumentParser:
+def experiment_arguments(command: str) -> Parser:
     """What a command on an experiment takes.
 
     Apart from the other commands, because only a parser without subcommands reads `a=1 -m b=2`.
     """
-    parser = argparse.ArgumentParser(prog=f"codd {command}", add_help=False)
+    parser = Parser(prog=f"codd {command}", add_help=False)
     parser.add_argument(
         "experiment", nargs="?", metavar="EXPERIMENT", help="a name in experiments/ or a path to a YAML"
     )

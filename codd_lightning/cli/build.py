@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from codd_lightning.backbones import Backbone, BackboneLike
 from codd_lightning.circuits import Circuit, Seen, most_states
 from codd_lightning.cli.cache_settings import open_cache, require_stored
-from codd_lightning.cli.compose import callbacks_of
+from codd_lightning.cli.compose import callbacks_of, without_effect
 from codd_lightning.cli.tuned import label_of, tuned_for
 from codd_lightning.configs.schema.data import Data
 from codd_lightning.configs.schema.data import Template as TemplateOptions
@@ -140,7 +140,7 @@ def _circuit(config: DictConfig, backbone: Backbone, data: TaskDataModule) -> Ci
         return circuit if seen is None else Seen(circuit, backbone.vocab_size, seen)
 
     limit = config.circuit.get("max_parameters")
-    if limit is not None and config.circuit._target_ != PRETRAINED_CIRCUIT:
+    if limit is not None and f"circuit.max_parameters={limit}" not in without_effect(config):
         each = config.circuit.get("roles") or 1  # states come in groups of one size
         least = (config.circuit.get("stop_states") or 0) + 1
         sizes["num_states"] = each * most_states(lambda states: made(num_states=each * states), limit, least)
@@ -180,6 +180,7 @@ def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:
     """
     values = {str(k): v for k, v in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]  # a mapping
     path = values.pop("_target_")
+    named = path.rpartition(".")[2]
     try:
         target = get_object(path) if inspect.isclass(get_object(path)) else get_method(path)
     except (ImportError, ValueError) as error:
@@ -194,11 +195,16 @@ def make(config: DictConfig, kind: type, name: str, **available: Any) -> Any:
         and takes["hidden_size"].default is inspect.Parameter.empty
         and not ("hidden_size" in parts or "hidden_size" in values)
     ):
-        raise UserError(f"{name}._target_={path} reads hidden states, and this backbone gives none: use circuit=hmm")
+        raise UserError(f"{name}: {named} reads hidden states, and this backbone gives none: use circuit=hmm")
     lacking = [key for key, p in takes.items() if p.default is p.empty and key not in parts and key not in values]
     if lacking:
-        raise UserError(f"{name}._target_={path} needs a {lacking[0]}: this experiment has none")
-    made = target(**{**{key: value for key, value in values.items() if key in takes}, **parts})
+        raise UserError(f"{name}: {named} needs a {lacking[0]}, and this experiment has none")
+    try:
+        made = target(**{**{key: value for key, value in values.items() if key in takes}, **parts})
+    except UserError as error:
+        if str(error).partition("=")[0] in values:  # it names its own option
+            raise UserError(f"{name}.{error}") from None
+        raise
     if not isinstance(made, kind):
         raise UserError(f"{name}._target_={path} makes a {type(made).__name__}, not a {kind.__name__}")
     return made

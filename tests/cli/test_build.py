@@ -43,6 +43,17 @@ def test_a_circuit_of_the_tokens_seen_has_those_of_the_training_responses() -> N
     assert 900 < sum(p.numel() for p in circuit.parameters()) <= 1000
 
 
+@pytest.mark.parametrize("choice", ["factorized", "sampler_head"])
+def test_a_limit_says_nothing_of_circuits_without_states(choice: str) -> None:
+    unlimited, limited = (
+        build(compose_experiment("smoke", [f"circuit={choice}", *limit])).circuit
+        for limit in ([], ["circuit.max_parameters=1"])
+    )
+    assert unlimited is not None
+    assert limited is not None
+    assert limited.config() == unlimited.config()
+
+
 def test_sentences_end_with_one_token_of_the_backbones() -> None:
     built = build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.num_states=8"]))
     assert isinstance(built.circuit, SegmentedHMM)
@@ -55,7 +66,7 @@ def test_sentences_end_with_one_token_of_the_backbones() -> None:
     limited = build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.max_parameters=185552"])).circuit
     assert limited is not None
     assert 183_000 < sum(p.numel() for p in limited.parameters()) <= 185_552
-    with pytest.raises(CircuitError, match="a circuit of 5 states has more than 1000 parameters"):
+    with pytest.raises(CircuitError, match=r"circuit\.max_parameters=1000 is less than a circuit of 5 states has"):
         build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.max_parameters=1000"]))
     with pytest.raises(UserError, match="reads hidden states, and this backbone gives none: use circuit=hmm"):
         build(compose_experiment("varying_lists", ["circuit=segmented_hmm"]))

@@ -289,6 +289,17 @@ def test_the_package_itself_imports_nothing_heavy() -> None:
     assert not imported_by("import sys, codd_lightning") & (HEAVY | {"hydra"})
 
 
+@pytest.mark.parametrize("line", ["bogus", "train --bogus", "export", "generate --steps many"])
+def test_a_wrong_command_line_is_one_line_too(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("codd: ")
+    assert error.count("\n") == 1
+    assert error.endswith(" --help\n")
+
+
 @pytest.mark.parametrize("command", ["train", "cache", "evaluate", "tune"])
 def test_a_command_on_an_experiment_says_what_it_takes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
@@ -431,7 +442,9 @@ def test_what_is_slow_without_bfloat16_is_said(
         (["callbacks.few_step_reasoning.decoders=[]"], "callbacks.few_step_reasoning.decoders"),
         (["callbacks.few_step_reasoning.examples=65"], "callbacks.few_step_reasoning.examples=65"),
         (["optimizer.lr=inf"], "optimizer.lr=inf"),
-        (["backbone.device=foo"], "device=foo"),
+        (["backbone.device=foo"], "backbone.device=foo is not one of this machine, which has cpu"),
+        (["backbone.dtype=float13"], "backbone.dtype=float13 is not one of auto"),
+        (["objective=joint_likelihood", "circuit=none"], "objective: JointModule needs a circuit"),
         (["=3"], "key=value"),
         (["optimizer=muon"], "optimizer=muon"),
         (["optimizer.betas=[2.0,0.9]"], "beta"),
