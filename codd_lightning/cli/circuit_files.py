@@ -9,6 +9,7 @@ from codd_lightning.circuits import HMM, Circuit, from_description, load_circuit
 from codd_lightning.errors import UserError
 
 JPC_NAME = "circuit.jpc"
+CARD_NAME = "README.md"
 
 
 def import_command(args: argparse.Namespace) -> int:
@@ -34,6 +35,8 @@ def export_command(args: argparse.Namespace) -> int:
     else:
         with _writing(args.folder):
             save_circuit(circuit, args.folder)
+            if (card := _folder_of(args.source) / CARD_NAME).is_file():
+                (Path(args.folder) / CARD_NAME).write_bytes(card.read_bytes())
     print(f"{args.folder}: {_describe(circuit)}")
     return 0
 
@@ -56,10 +59,16 @@ def _require_room(folder: str, overwrite: bool) -> None:
 
 def circuit_of(source: str) -> Circuit:
     """The circuit of a run's folder, of a checkpoint, or of whatever `load_circuit` reads."""
-    run = Path(source) / "circuit"
+    folder = _folder_of(source)
     if Path(source).suffix == ".ckpt" and Path(source).exists():
         return _circuit_of_checkpoint(Path(source))
-    return load_circuit(run if run.is_dir() else source)
+    return load_circuit(folder if folder.is_dir() else source)
+
+
+def _folder_of(source: str) -> Path:
+    """Where a circuit's files would lie: in a run's folder, or in the one that is named."""
+    run = Path(source) / "circuit"
+    return run if run.is_dir() else Path(source)
 
 
 def _circuit_of_checkpoint(path: Path) -> Circuit:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from codd_lightning.backbones import files_digest, save_backbone
 from codd_lightning.circuits import save_circuit
 from codd_lightning.cli.build import Experiment, build, comes_in_pieces, with_weights
+from codd_lightning.cli.circuit_files import CARD_NAME
 from codd_lightning.cli.compose import settings_of, without_effect
 from codd_lightning.cli.console import log_to, quiet_libraries
 from codd_lightning.cli.failure import disk_is_full
@@ -124,7 +125,7 @@ def _export(config: DictConfig, experiment: Experiment, folder: RunFolder, rows:
     if experiment.circuit is None:
         return
     save_circuit(experiment.circuit, folder.path / "circuit")
-    write_text(folder.path / "circuit" / "README.md", circuit_card(config, experiment.circuit, rows))
+    write_text(folder.path / "circuit" / CARD_NAME, circuit_card(config, experiment.circuit, rows))
 
 
 def _say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:

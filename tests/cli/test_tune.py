@@ -48,6 +48,7 @@ def test_the_choice_travels_with_the_circuit_and_is_used(tuned: Path, tmp_path: 
     assert choice["split"] == "validation"
     assert main(["export", str(tuned), str(tmp_path / "out")]) == 0
     assert load_circuit(tmp_path / "out").tuned["any_order_eos_last"] == choice
+    assert (tmp_path / "out" / "README.md").read_text() == (tuned / "circuit" / "README.md").read_text()
     folder = tmp_path / "run"
     shutil.copytree(tuned, folder)
     assert main(["evaluate", "smoke", *SMALL, "decoding.tuned=true", f"output_dir={folder}"]) == 0
