@@ -62,6 +62,8 @@ def circuit_of(source: str) -> Circuit:
     folder = _folder_of(source)
     if Path(source).suffix == ".ckpt" and Path(source).exists():
         return _circuit_of_checkpoint(Path(source))
+    if folder == Path(source) and (folder / "manifest.json").is_file():
+        raise UserError(f"{source} is a run that has written no circuit: let it finish, or name a checkpoint of it")
     return load_circuit(folder if folder.is_dir() else source)
 
 

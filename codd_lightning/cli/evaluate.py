@@ -74,7 +74,7 @@ def evaluate(config: DictConfig, processes: Processes) -> None:
         if processes.rank == 0:
             manifest = begin(config, run, experiment, folder)
             warn_of_dropped(experiment, [SPLIT])
-            log.info("%s → %s, measured by %d", config.experiment_name, folder.path, processes.size)
+            log.info("%s → %s, measured by %d process(es)", config.experiment_name, folder.path, processes.size)
         rows = measure(trained, experiment, folder.path, processes, discard=config.overwrite)
         if processes.rank == 0:
             say(rows)

@@ -168,12 +168,13 @@ def _figures(folder: Path) -> dict[str, Figure]:
 
 
 def _best(cells: Sequence[tuple[Cell, dict[str, Figure]]]) -> tuple[str, Cell] | None:
-    """The best of several cells by the first kind of figure that all of them have, and that kind."""
+    """The one best of several cells by the first kind of figure that tells it, and that kind; None in a tie."""
     if len(cells) < 2:
         return None
     for kind in KINDS:
         merits = [[figure.merit for figure in figures.values() if figure.kind == kind] for _, figures in cells]
         if all(merits):
             means = [sum(of_cell) / len(of_cell) for of_cell in merits]
-            return kind, cells[means.index(max(means))][0]
+            if means.count(max(means)) == 1:
+                return kind, cells[means.index(max(means))][0]
     return None

@@ -39,7 +39,7 @@ def likelihood_table(rows: Sequence[Row], title: str | None = None) -> Table:
         table.add_column(f"{low:.2f}–{high:.2f}", justify="right")
     for name in dict.fromkeys(row["name"] for row in measured):
         cells = {
-            tuple(row["mask_ratio"]): f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
+            tuple(row["mask_ratio"]): f"{row['value']:z.3f} ({row['low']:z.3f} to {row['high']:z.3f})"
             for row in measured
             if row["name"] == name
         }

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from codd_lightning.circuits import HMM, load_circuit, save_circuit
 from codd_lightning.cli import feasible
+from codd_lightning.cli.grid import Figure, _best
+from codd_lightning.cli.launchers import Cell
 from codd_lightning.cli.main import main
 
 SMALL = [
@@ -397,6 +400,24 @@ def test_cells_may_run_beside_each_other_and_the_best_is_a_line_to_paste(
     assert line[:3] == ["codd", "train", "smoke"]
     assert set(best.split(",")) <= set(line)
     assert not any(word.startswith(("output_dir", "hydra")) for word in line)
+
+
+def test_a_tie_of_cells_is_left_to_what_tells_them_apart() -> None:
+    def figures(accuracy: float, gain: float) -> dict[str, Figure]:
+        return {"any_order @1": Figure("mean accuracy", accuracy, ""), "gain 0–1": Figure("mean gain", gain, "")}
+
+    one, other = (Cell("smoke", [name], OmegaConf.create()) for name in ("one", "other"))
+    assert _best([(one, figures(0.5, 0.1)), (other, figures(0.0, 0.2))]) == ("mean accuracy", one)
+    assert _best([(one, figures(0.0, 0.1)), (other, figures(0.0, 0.2))]) == ("mean gain", other)
+    assert _best([(one, figures(0.0, 0.2)), (other, figures(0.0, 0.2))]) is None
+
+
+def test_a_run_that_has_no_circuit_yet_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 2
+    assert "is a run that has written no circuit: let it finish" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")

@@ -95,7 +95,7 @@ def test_likelihood_tables_show_each_mask_ratio() -> None:
     ]
     text = render(likelihood_table([*rows, accuracy()]))
     assert text.index("0.50–0.75") < text.index("0.75–1.00")
-    assert "0.125 (0.100–0.150)" in text
+    assert "0.125 (0.100 to 0.150)" in text
     assert "any_order" not in text
 
 
