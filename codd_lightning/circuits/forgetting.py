@@ -16,7 +16,7 @@ class Split:
     """A state that should remember which of two groups of tokens came some positions before.
 
     Attributes:
-        gain: nats of the traced text, as what comes after the state shows them, less what chance gives.
+        gain: nats of the traced text, as what the state says or what comes after it shows them, less what chance gives.
         state: that forgets.
         lookback: positions back to the tokens; 0 for the state's own.
         groups: `(W,)` bool each, the columns of the two, those of the more frequent one first.
@@ -29,9 +29,10 @@ class Split:
 
 
 def find_splits(traces: Traces, states: Tensor, state: int, most_back: int) -> list[Split]:
-    """The best divisions of what came before a state, by what comes after it.
+    """The best divisions of what came before a state, by what comes after it, or by what it says itself.
 
-    That is the next token, and the next state: two states may say the same token and differ in what they lead to.
+    What comes after is the next token, and the next state: two states may say the same token and differ in what they
+    lead to.
 
     Args:
         traces: of a text.
@@ -44,15 +45,20 @@ def find_splits(traces: Traces, states: Tensor, state: int, most_back: int) -> l
     """
     rows, at = (states[:, :-1] == state).nonzero(as_tuple=True)
     outcomes = []
-    for labels, expected in ((traces.columns, traces.expected), (traces.states, traces.expected_states)):
-        afters, after = labels[rows, at + 1].unique(return_inverse=True)
-        outcomes.append((after, expected[rows, at + 1][:, afters].float()))
+    for labels, expected, ahead in (
+        (traces.columns, traces.expected, 1),
+        (traces.states, traces.expected_states, 1),
+        (traces.columns, traces.said, 0),
+    ):
+        afters, after = labels[rows, at + ahead].unique(return_inverse=True)
+        outcomes.append((after, expected[rows, at + ahead][:, afters].float()))
     splits = []
     for lookback in range(most_back + 1):
         there = at >= lookback
         befores, before = traces.columns[rows[there], at[there] - lookback].unique(return_inverse=True)
         size = len(befores)
-        divisions = [_divide(size, before, after[there], expected[there]) for after, expected in outcomes]
+        told = outcomes if lookback else outcomes[:2]  # its own token tells nothing of itself
+        divisions = [_divide(size, before, after[there], expected[there]) for after, expected in told]
         gain, smaller, larger = max(divisions, key=lambda division: division[0])
         if gain > 0.0:
             columns = torch.zeros(traces.expected.shape[-1], dtype=torch.bool)

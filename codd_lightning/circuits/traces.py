@@ -24,6 +24,7 @@ class Traces:
         columns: `(B, L)` long: the token's column of `expected`; the last is that of all that are rare.
         expected: `(B, L, W)`: `P(x_i | z_{i-1}, evidence)`; of no use at the first position.
         expected_states: `(B, L, N)`: the same of the state there.
+        said: `(B, L, W)`: `P(x_i | z_i, evidence)`.
     """
 
     tokens: Tensor
@@ -31,6 +32,7 @@ class Traces:
     columns: Tensor
     expected: Tensor
     expected_states: Tensor
+    said: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -48,6 +50,11 @@ class Traces:
         frequent = torch.cat([tokens.flatten() for tokens, _ in batches]).bincount(minlength=core.vocab_size)
         kept = frequent.topk(min(COLUMNS, core.vocab_size)).indices
         column = frequent.new_full((core.vocab_size,), len(kept)).index_put((kept,), torch.arange(len(kept)).to(kept))
+
+        def by_column(distribution: Tensor) -> Tensor:
+            rest = distribution.sum(-1, keepdim=True) - distribution[..., kept].sum(-1, keepdim=True)
+            return torch.cat([distribution[..., kept], rest.clamp_min(0.0)], -1)
+
         parts = []
         for all_tokens, all_evidence in batches:
             at_once = max(CHUNK // (all_tokens.shape[1] * core.vocab_size), 1)
@@ -55,8 +62,8 @@ class Traces:
                 tokens, evidence = all_tokens[rows], core.prepare(all_evidence.rows(rows))
                 states = core.posterior(evidence.clamp(tokens, evidence.soft)).sample_latents(generator)
                 expected_states, expected = core.expected_after(evidence, states)
-                rest = expected.sum(-1, keepdim=True) - expected[..., kept].sum(-1, keepdim=True)
-                expected = torch.cat([expected[..., kept], rest.clamp_min(0.0)], -1)
-                found = (tokens, core.state_of(states, evidence), column[tokens], expected, expected_states)
+                said = core.posterior(evidence).token_distribution(states)
+                labels = core.state_of(states, evidence)
+                found = (tokens, labels, column[tokens], by_column(expected), expected_states, by_column(said))
                 parts.append([part.cpu() for part in found])
         return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))

@@ -138,6 +138,24 @@ def test_what_a_path_forgot_it_remembers_where_only_states_tell() -> None:
     assert float(said_by(circuit, mixed)) < -3.5
 
 
+def test_what_is_forgotten_by_the_state_that_says_it_takes_one_copy() -> None:
+    """Two states tell what came first, and lead to one that says the token of either after both."""
+    gets, makes, has, equals, five, unused = range(6)
+    circuit = blank(9, 6, LENGTH)
+    with torch.no_grad():
+        circuit.initial_logits[:2] = 0.0
+        for state, tokens in enumerate(((gets,), (makes,), (has, equals), (five,))):
+            circuit.emission_logits[0, list(tokens), state] = 0.0
+        for state, following in ((0, 2), (1, 2), (2, 3), (3, 3)):
+            circuit.transition_logits[0, state, following] = 0.0
+        circuit.transition_logits[0, 4:, 0] = 0.0
+        circuit.emission_logits[0, unused, 4:] = 0.0
+    tokens = torch.tensor([[gets, has, five], [makes, equals, five]]).repeat(200, 1)
+    assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 1
+    assert_close(said_by(circuit, tokens), torch.full((400,), -math.log(2)), atol=0.05, rtol=0.0)
+    assert float(said_by(circuit, torch.tensor([[gets, equals, five]]))) < -3.5
+
+
 def test_what_chance_gives_is_nothing_that_is_forgotten() -> None:
     """Tokens of which none depends on another: the best of many divisions gains, but no more than others would."""
     circuit = blank(31, 24, LENGTH)
