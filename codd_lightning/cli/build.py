@@ -28,7 +28,6 @@ from codd_lightning.tasks import SPLITS, Task
 MASKING = ("canvas", "fully_masked", "from_left")  # options of objectives that mask
 VOCABULARIES = ("all", "seen")
 PRETRAINED = "codd_lightning.backbones.load_backbone"
-PRETRAINED_CIRCUIT = "codd_lightning.circuits.load_circuit"
 # What every data choice has.
 DATA_OPTIONS = {option.name for option in fields(Data)}
 

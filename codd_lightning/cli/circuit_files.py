@@ -63,7 +63,7 @@ def circuit_of(source: str) -> Circuit:
     if Path(source).suffix == ".ckpt" and Path(source).exists():
         return _circuit_of_checkpoint(Path(source))
     if folder == Path(source) and (folder / "manifest.json").is_file():
-        raise UserError(f"{source} is a run that has written no circuit: let it finish, or name a checkpoint of it")
+        raise UserError(f"{source} is a run without a circuit: let it finish, if it trains one, or name a checkpoint")
     return load_circuit(folder if folder.is_dir() else source)
 
 

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from codd_lightning.backbones import multiplies_bfloat16
-from codd_lightning.cli.build import PRETRAINED_CIRCUIT, Experiment, decoding_config
+from codd_lightning.cli.build import Experiment, decoding_config
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.cli.tuned import label_of
 from codd_lightning.cli.world import require_devices, require_world
@@ -20,6 +20,7 @@ from codd_lightning.tasks import SPLITS
 
 log = logging.getLogger("codd_lightning")
 
+PRETRAINED_CIRCUIT = "codd_lightning.circuits.load_circuit"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 

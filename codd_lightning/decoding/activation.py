@@ -1,4 +1,4 @@
-"""When a circuit acts : by the masked share of its window beside the paper's activation threshold γ."""
+"""When a circuit acts: by the masked share of its window beside the paper's activation threshold γ."""
 
 from torch import Tensor
 

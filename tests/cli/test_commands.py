@@ -416,7 +416,7 @@ def test_a_run_that_has_no_circuit_yet_is_not_exported(tmp_path: Path, capsys: p
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text("{}")
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 2
-    assert "is a run that has written no circuit: let it finish" in capsys.readouterr().err
+    assert "is a run without a circuit: let it finish, if it trains one" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
