@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.cli.slurm import in_job
-from codd_lightning.configs.schema.training import DDP, EM, CyclicAdamW, DeepSpeedZero, Muon
+from codd_lightning.configs.schema.training import DDP, EM, DeepSpeedZero, Muon
 from codd_lightning.errors import UserError
 
 ACCELERATORS = ("cpu", "gpu", "auto")
@@ -111,7 +111,7 @@ def _require_strategy(config: DictConfig) -> None:
                 "use trainer.precision=32-true, and backbone.dtype=bfloat16 for a frozen backbone"
             )
     rule = OmegaConf.get_type(config.optimizer)
-    if isinstance(rule, type) and issubclass(rule, EM | Muon | CyclicAdamW):
+    if isinstance(rule, type) and issubclass(rule, EM | Muon):
         chosen = Path(str(config.optimizer._target_)).suffix[1:]
         raise UserError(f"{name} splits tables among ranks, and {chosen} needs them whole: use trainer=ddp, or adamw")
     if name.startswith("FSDP2") or strategy.stage == 3:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -10,7 +11,16 @@ import torch
 from torch import Tensor
 
 from codd_lightning.backbones import AnyBackbone, as_backbone
-from codd_lightning.circuits import HMM, Circuit, Evidence, SamplerHead, Traces, describe, split_forgetful_states
+from codd_lightning.circuits import (
+    HMM,
+    Circuit,
+    Evidence,
+    SamplerHead,
+    Traces,
+    describe,
+    from_description,
+    split_forgetful_states,
+)
 from codd_lightning.data import Batch, Blocks
 from codd_lightning.decoding import require_fit
 from codd_lightning.diffusion import WEIGHTS
@@ -19,8 +29,15 @@ from codd_lightning.metrics import LikelihoodByMaskRatio
 from codd_lightning.modules.blocks import clean_blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.counting import expected_counts
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import CountingRecipe, CyclicAdamW, OptimizerRecipe, Phase, is_log_distribution
+from codd_lightning.modules.optimizers import (
+    CountingRecipe,
+    CyclicAdamW,
+    OptimizerRecipe,
+    Phase,
+    is_log_distribution,
+)
 from codd_lightning.seeding import sample_generator
+from codd_lightning.strategies import set_whole_state, whole_state
 
 log = logging.getLogger("codd_lightning")
 
@@ -85,30 +102,34 @@ class CircuitModule(L.LightningModule):
         return self
 
     def on_train_batch_start(self, batch: Batch | Blocks, batch_idx: int) -> None:
-        if not isinstance(self._optimizer, CyclicAdamW):
+        recipe, core = self._optimizer, self.circuit.core
+        if not (isinstance(recipe, CyclicAdamW) and recipe.split_states and isinstance(core, HMM) and core.homogeneous):
             return
-        cycle, within, _ = self._cycle(self._optimizer)
+        cycle, within, _ = self._cycle(recipe)
         if cycle and not within:
-            optimizer: Any = self.optimizers(use_pl_optimizer=False)
-            optimizer.state.clear()
-            if self._optimizer.split_states and isinstance(self.circuit.core, HMM):
-                self._split_states(self.circuit.core, self._optimizer.phase_of(cycle - 1))
+            self._split_states(self._phase_of(recipe, cycle - 1))
 
     @torch.no_grad()
-    def _split_states(self, core: HMM, learnt: Phase) -> None:
+    def _split_states(self, learnt: Phase) -> None:
         """Lets states remember what they forget of the epoch's first blocks; found by one rank for all."""
+        text = self.hidden_text(learnt)
+        state = whole_state(self, "circuit.")
         split = 0
-        if self.trainer.is_global_zero and (text := self._hidden_text(learnt)):
+        if self.trainer.is_global_zero and text:
+            whole = from_description(describe(self.circuit), Path("here"))
+            whole.load_state_dict(state)
+            whole.to(self.device)
             generator = sample_generator(self.noise.seed, 0, self.global_step, "splitting")
-            traces = Traces.of(self.circuit, text, generator)
-            split = split_forgetful_states(core, traces)
+            core: Any = whole.core
+            split = split_forgetful_states(core, Traces.of(whole, text, generator))
+            state = {name: weight.detach() for name, weight in whole.named_parameters()}
             log.info("%d of %d states became copies that remember", split, core.num_states)
-        shared = self.trainer.strategy.broadcast((split, core.state_dict()))
-        core.load_state_dict(shared[1])
-        self.log("train/split_states", float(shared[0]), batch_size=1)
+        split, state = self.trainer.strategy.broadcast((split, state))
+        set_whole_state(self, "circuit.", state)
+        self.log("train/split_states", float(split), batch_size=1)
 
-    def _hidden_text(self, learnt: Phase) -> list[tuple[Tensor, Evidence]]:
-        """Blocks of which hardly a token is known: what is known need not be remembered."""
+    def hidden_text(self, learnt: Phase) -> list[tuple[Tensor, Evidence]]:
+        """Blocks of which hardly a token is known: what is known need not be remembered. The same on every rank."""
         text: list[tuple[Tensor, Evidence]] = []
         loader: Any = self.trainer.train_dataloader
         for batch in loader.opening():
@@ -141,7 +162,12 @@ class CircuitModule(L.LightningModule):
     def _phase(self) -> Phase:
         if not isinstance(self._optimizer, CyclicAdamW):
             return Phase.COUPLED
-        return self._optimizer.phase_of(self._cycle(self._optimizer)[0])
+        return self._phase_of(self._optimizer, self._cycle(self._optimizer)[0])
+
+    def _phase_of(self, optimizer: CyclicAdamW, cycle: int) -> Phase:
+        phase = optimizer.phase_of(cycle)
+        waits = any(is_log_distribution(name) for name, _ in self.circuit.named_parameters())
+        return Phase.COUPLED if phase == Phase.STATIC and not waits else phase
 
     def training_step(self, batch: Batch | Blocks, batch_idx: int) -> Tensor | None:
         if self.conditional:
@@ -208,8 +234,11 @@ class CircuitModule(L.LightningModule):
         if heads and (isinstance(self._optimizer, CountingRecipe) or not self.conditional):
             what = "this objective" if isinstance(self._optimizer, OptimizerRecipe) else "this optimizer"
             log.warning("%s trains tables alone: %d parameters that read the context stay as they are", what, heads)
-        if isinstance(self._optimizer, CyclicAdamW) and self._optimizer.alone_cycles and not self.conditional:
-            log.warning("optimizer.alone_cycles has no effect with objective=likelihood, which is alone throughout")
+        if isinstance(self._optimizer, CyclicAdamW):
+            if self._optimizer.alone_cycles and not self.conditional:
+                log.warning("optimizer.alone_cycles has no effect with objective=likelihood, which is alone throughout")
+            if self._optimizer.split_states and isinstance(core := self.circuit.core, HMM) and not core.homogeneous:
+                log.warning("optimizer.split_states has no effect on states that differ by position")
         return self.optimizer_for(int(self.trainer.estimated_stepping_batches))
 
     def optimizer_for(self, total_steps: int) -> dict[str, Any] | None:

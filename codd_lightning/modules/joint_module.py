@@ -9,7 +9,7 @@ from codd_lightning.errors import UserError
 from codd_lightning.modules.backbone_module import require_trainable
 from codd_lightning.modules.circuit_module import CircuitModule
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import AdamW
+from codd_lightning.modules.optimizers import AdamW, CyclicAdamW
 
 
 class JointModule(CircuitModule):
@@ -45,8 +45,12 @@ class JointModule(CircuitModule):
     ) -> None:
         if backbone is None:
             raise UserError("objective=joint_likelihood changes the backbone, so that no evidence lasts: no cache.path")
-        if type(optimizer) is not AdamW:
-            raise UserError(f"objective=joint_likelihood trains with optimizer=adamw, not {type(optimizer).__name__}")
+        if type(optimizer) not in (AdamW, CyclicAdamW):
+            name = type(optimizer).__name__
+            raise UserError(f"objective=joint_likelihood trains with optimizer=adamw or adamw_cycles, not {name}")
+        if isinstance(optimizer, CyclicAdamW) and optimizer.alone_cycles:
+            said = f"optimizer.alone_cycles={optimizer.alone_cycles}"
+            raise UserError(f"{said}: in them the backbone of objective=joint_likelihood would learn nothing: use 0")
         if getattr(backbone, "stored", None) is not None:
             raise UserError("objective=joint_likelihood needs the whole backbone on every rank: use trainer=ddp")
         require_trainable(backbone)

@@ -129,13 +129,14 @@ class AdamW(OptimizerRecipe):
 
 @dataclass(frozen=True)
 class CyclicAdamW(AdamW):
-    """AdamW on a circuit, whose schedule starts again several times, with fresh moments.
+    """AdamW whose schedule starts again several times, with fresh moments.
 
     A circuit's states are settled early, and many of them left behind; a restart is when they can be put to use.
 
     Attributes:
         cycles: warm-ups and decays, as equal in length as can be.
-        static_cycles: of those, the first ones, in which what depends on a context waits for the tables.
+        static_cycles: of those, the first ones, in which what depends on a context waits for the tables; where there
+            are not both, nothing waits.
         alone_cycles: those that follow, in which the circuit learns the text by the context alone, without what the
             backbone says of each token: that leaves its heads little to learn from (see docs/contextual.md).
         head_lr: peak learning rate of what depends on a context; None for `lr`.
@@ -162,15 +163,18 @@ class CyclicAdamW(AdamW):
                 f"{named} must be less than optimizer.cycles={self.cycles}: what depends on a context would never learn"
             )
 
+    def starts(self, total_steps: int) -> list[int]:
+        """The first step of each cycle, and the end."""
+        return [total_steps * cycle // self.cycles for cycle in range(self.cycles + 1)]
+
     def cycle_of(self, step: int, total_steps: int) -> tuple[int, int, int]:
         """The cycle of a step, from 0; the step within it; and the length of that cycle."""
-        ends = [total_steps * (cycle + 1) // self.cycles for cycle in range(self.cycles)]
-        cycle = min(bisect_right(ends, step), self.cycles - 1)
-        start = ends[cycle - 1] if cycle else 0
-        return cycle, step - start, ends[cycle] - start
+        starts = self.starts(total_steps)
+        cycle = min(bisect_right(starts, step), self.cycles) - 1
+        return cycle, step - starts[cycle], starts[cycle + 1] - starts[cycle]
 
     def phase_of(self, cycle: int) -> Phase:
-        """What is learnt in a cycle."""
+        """What a circuit that has tables and reads a context learns in a cycle."""
         if cycle < self.static_cycles:
             return Phase.STATIC
         return Phase.ALONE if cycle < self.static_cycles + self.alone_cycles else Phase.COUPLED
@@ -178,29 +182,49 @@ class CyclicAdamW(AdamW):
     def optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         tables = [p for name, p in parameters if is_log_distribution(name)]
         heads = [p for name, p in parameters if not is_log_distribution(name)]
-        if not tables:
-            raise UserError("optimizer=adamw_cycles is for circuits with tables, and here are none: use adamw")
         head_lr = self.lr if self.head_lr is None else self.head_lr
         groups: list[dict[str, Any]] = [
-            {"params": tables, "lr": self.lr},
-            *([{"params": heads, "lr": head_lr}] if heads else []),
+            *([{"params": tables, "lr": self.lr, "factor": "tables"}] if tables else []),
+            *([{"params": heads, "lr": head_lr, "factor": "heads" if tables else "all"}] if heads else []),
         ]
         return torch.optim.AdamW(groups, betas=self.betas, weight_decay=self.weight_decay)
 
     def scheduled(self, optimizer: torch.optim.Optimizer, total_steps: int) -> dict[str, Any]:
         later = 1.0 if self.later_lr is None else self.later_lr / self.lr
 
+        def of_all(step: int) -> float:
+            _, within, length = self.cycle_of(step, total_steps)
+            return self.factor(within, length)
+
         def of_tables(step: int) -> float:
-            cycle, within, length = self.cycle_of(step, total_steps)
-            return self.factor(within, length) * (1.0 if cycle < self.static_cycles else later)
+            cycle, _, _ = self.cycle_of(step, total_steps)
+            return of_all(step) * (1.0 if cycle < self.static_cycles else later)
 
         def of_heads(step: int) -> float:
-            cycle, within, length = self.cycle_of(step, total_steps)
-            return 0.0 if cycle < self.static_cycles else self.factor(within, length)
+            cycle, _, _ = self.cycle_of(step, total_steps)
+            return 0.0 if cycle < self.static_cycles else of_all(step)
 
-        factors: list[Any] = [of_tables, of_heads]
-        schedule = LambdaLR(optimizer, factors[: len(optimizer.param_groups)])
+        factors: dict[str, Callable[[int], float]] = {"tables": of_tables, "heads": of_heads, "all": of_all}
+        of_groups = [factors[group.get("factor", "all")] for group in optimizer.param_groups]
+        schedule = _Restarts(optimizer, of_groups, self.starts(total_steps)[1:-1])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Restarts(LambdaLR):
+    """A schedule at some of whose steps an optimizer's moments start afresh."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, factors: list[Callable[[int], float]], restarts: list[int]
+    ) -> None:
+        self._restarts = restarts
+        super().__init__(optimizer, factors)
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        if self.last_epoch in self._restarts:
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()  # in place, as DeepSpeed keeps hold of it
 
 
 @dataclass(frozen=True)

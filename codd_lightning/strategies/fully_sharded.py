@@ -51,8 +51,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
         for layer in layers_of(module):
             fully_shard(layer, mesh=mesh)
         fully_shard(module, mesh=mesh)
-        for name in ("training_step", "validation_step"):  # what Lightning calls instead of forward
-            register_fsdp_forward_method(module, name)
+        for name in ("training_step", "validation_step", "hidden_text"):  # what is called instead of forward
+            if hasattr(module, name):
+                register_fsdp_forward_method(module, name)
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:

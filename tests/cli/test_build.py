@@ -128,7 +128,6 @@ def test_what_reads_latent_states_is_refused_of_a_sampler_head() -> None:
     [
         ("objective=likelihood", "objective=likelihood trains log p_ω, and circuit=sampler_head has none"),
         ("optimizer=em", "circuit=sampler_head has no tables to count in"),
-        ("optimizer=adamw_cycles", "adamw_cycles is for circuits with tables"),
         ("initialization.kind=uniform", r"initialization\.kind=uniform starts latent states"),
     ],
 )

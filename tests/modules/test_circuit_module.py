@@ -62,8 +62,8 @@ def real_backbone(words: PreTrainedTokenizerFast) -> Backbone:
     return backbone
 
 
-def hmm_of(num_states: int = 4, seed: int = 0) -> HMM:
-    hmm = HMM(num_states, VOCABULARY, BLOCK)
+def hmm_of(num_states: int = 4, seed: int = 0, homogeneous: bool = True) -> HMM:
+    hmm = HMM(num_states, VOCABULARY, BLOCK, homogeneous=homogeneous)
     hmm.reset_parameters(torch.Generator().manual_seed(seed))
     return hmm
 
@@ -364,7 +364,7 @@ class Watch(L.Callback):
         self.fresh: list[bool] = []
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
-        self.fresh.append(not optimizer.state)
+        self.fresh.append(not any(value.any() for state in optimizer.state.values() for value in state.values()))
         self._before = {name: p.detach().clone() for name, p in pl_module.circuit.named_parameters()}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
@@ -470,6 +470,15 @@ def test_a_circuit_that_learns_text_alone_is_traced_without_the_backbone(
     expected = (transition @ emission).detach()[traces.states[:, :-1]]  # the chain's own word, and no evidence
     ranked = torch.bincount(traces.tokens.flatten(), minlength=VOCABULARY).topk(VOCABULARY).indices
     torch.testing.assert_close(traces.expected[:, 1:, :-1], expected[..., ranked], atol=1e-5, rtol=1e-4)
+
+
+def test_states_that_differ_by_position_are_left_alone(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = CyclicAdamW(lr=1e-9, warmup_steps=0, cycles=2, static_cycles=0)
+    module = module_of(real_backbone(words), hmm_of(num_states=8, homogeneous=False), optimizer=recipe)
+    trainer_of(max_epochs=2).fit(module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words))
+    assert "optimizer.split_states has no effect on states that differ by position" in caplog.text
 
 
 def test_where_no_block_is_hidden_it_is_said_that_no_state_is_split(

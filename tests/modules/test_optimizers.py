@@ -203,10 +203,34 @@ def test_one_cycle_is_adamw() -> None:
     assert_equal(values(one), values(other))
 
 
+def test_a_cycle_starts_with_fresh_moments() -> None:
+    torch.manual_seed(0)
+    restarted, anew = HMM(4, 5, 3), HMM(4, 5, 3)
+    anew.load_state_dict(restarted.state_dict())
+    recipe = CyclicAdamW(lr=0.1, warmup_steps=2, cycles=2, static_cycles=0)
+    made = recipe(restarted.named_parameters(), 10)
+    take_steps(made["optimizer"], list(restarted.parameters()), range(5), made["lr_scheduler"]["scheduler"])
+    take_steps(made["optimizer"], list(restarted.parameters()), range(5), made["lr_scheduler"]["scheduler"])
+    for _ in range(2):
+        made = AdamW(lr=0.1, warmup_steps=2)(anew.named_parameters(), 5)
+        take_steps(made["optimizer"], list(anew.parameters()), range(5), made["lr_scheduler"]["scheduler"])
+    assert_equal(values(restarted), values(anew))
+
+
+def test_nothing_waits_where_there_are_no_tables() -> None:
+    one, other = tiny(), tiny()
+    other.load_state_dict(one.state_dict())
+    for model, recipe in (
+        (one, CyclicAdamW(lr=0.1, warmup_steps=2, cycles=2, static_cycles=1)),
+        (other, CyclicAdamW(lr=0.1, warmup_steps=2, cycles=2, static_cycles=0)),
+    ):
+        made = recipe(model.named_parameters(), 8)
+        take_steps(made["optimizer"], list(model.parameters()), range(8), made["lr_scheduler"]["scheduler"])
+    assert_equal(values(one), values(other))
+
+
 def test_cycles_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match=r"optimizer.static_cycles=4 must be less than optimizer.cycles=4"):
         CyclicAdamW(lr=0.1, cycles=4, static_cycles=4)
     with pytest.raises(UserError, match=r"static_cycles=1 and optimizer.alone_cycles=3 together must be less than"):
         CyclicAdamW(lr=0.1, cycles=4, static_cycles=1, alone_cycles=3)
-    with pytest.raises(UserError, match="adamw_cycles is for circuits with tables"):
-        CyclicAdamW(lr=0.1)(tiny().named_parameters(), 10)
