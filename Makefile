@@ -21,7 +21,7 @@ quickstart: $(STAMP)
 	$(BIN)/codd train quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -38,18 +38,17 @@ TINY = [
 POLICY = ["diffu_grpo", "objective.group_size=2", "objective.inner_updates=2", "objective.steps_per_block=2"]
 # Cases that differ in what a checkpoint must hold, or in how the trainer goes on.
 CASES = {
-    "adamw": ["smoke"],
+    "adamw": ["smoke", "optimizer=adamw"],
     "anemone": ["smoke", "optimizer=anemone"],
     "em by likelihood": ["smoke", "optimizer=em", "objective=likelihood"],
     "workers": ["smoke", "data.num_workers=1"],
     "steps": ["smoke", "trainer.max_steps=13"],
     "seldom validated": ["smoke", "trainer.check_val_every_n_epoch=2"],
-    "contextual": ["smoke", "circuit=contextual_hmm", "circuit.roles=4", "optimizer=adamw_cycles"],
+    "contextual": ["smoke", "circuit=contextual_hmm", "circuit.roles=4"],
     "segmented": [
         "smoke",
         "circuit=segmented_hmm",
         "circuit.num_states=16",
-        "optimizer=adamw_cycles",
         "optimizer.cycles=3",
         "optimizer.alone_cycles=1",
     ],
