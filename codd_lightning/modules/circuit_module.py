@@ -122,7 +122,7 @@ class CircuitModule(L.LightningModule):
             generator = sample_generator(self.noise.seed, 0, self.global_step, "splitting")
             core: Any = whole.core
             split = split_forgetful_states(core, Traces.of(whole, text, generator))
-            state = {name: weight.detach() for name, weight in whole.named_parameters()}
+            state = {name: weight.detach().cpu() for name, weight in whole.named_parameters()}
             log.info("%d of %d states became copies that remember", split, core.num_states)
         split, state = self.trainer.strategy.broadcast((split, state))
         set_whole_state(self, "circuit.", state)

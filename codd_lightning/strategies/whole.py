@@ -30,7 +30,7 @@ def set_whole_state(trained: nn.Module, prefix: str, state: dict[str, Tensor]) -
         state: as `whole_state` gives it.
     """
     for name, weight in _weights(trained, prefix):
-        _set(weight, state[name.removeprefix(prefix)])
+        _set(weight, state[name.removeprefix(prefix)].to(weight.device))
 
 
 def _weights(trained: nn.Module, prefix: str) -> list[tuple[str, nn.Parameter]]:
