@@ -9,6 +9,7 @@ from codd_lightning.modules.blocks import (
 )
 from codd_lightning.modules.caching import write_evidence
 from codd_lightning.modules.circuit_module import CircuitModule
+from codd_lightning.modules.cycles import CyclicAdamW
 from codd_lightning.modules.initialization import Initialization
 from codd_lightning.modules.joint_module import JointModule
 from codd_lightning.modules.noise import Noise
@@ -16,7 +17,6 @@ from codd_lightning.modules.optimizers import (
     AdamW,
     AnemoneEM,
     CountingRecipe,
-    CyclicAdamW,
     ExpectationMaximization,
     Muon,
     OptimizerRecipe,

@@ -28,14 +28,9 @@ from codd_lightning.errors import UserError
 from codd_lightning.metrics import LikelihoodByMaskRatio
 from codd_lightning.modules.blocks import clean_blocks, conditional_log_likelihood, scored_blocks
 from codd_lightning.modules.counting import expected_counts
+from codd_lightning.modules.cycles import CyclicAdamW, Phase
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import (
-    CountingRecipe,
-    CyclicAdamW,
-    OptimizerRecipe,
-    Phase,
-    is_log_distribution,
-)
+from codd_lightning.modules.optimizers import CountingRecipe, OptimizerRecipe, is_log_distribution
 from codd_lightning.seeding import sample_generator
 from codd_lightning.strategies import set_whole_state, whole_state
 

@@ -8,8 +8,9 @@ from codd_lightning.data import Batch, Blocks
 from codd_lightning.errors import UserError
 from codd_lightning.modules.backbone_module import require_trainable
 from codd_lightning.modules.circuit_module import CircuitModule
+from codd_lightning.modules.cycles import CyclicAdamW
 from codd_lightning.modules.noise import Noise
-from codd_lightning.modules.optimizers import AdamW, CyclicAdamW
+from codd_lightning.modules.optimizers import AdamW
 
 
 class JointModule(CircuitModule):
