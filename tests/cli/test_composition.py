@@ -6,6 +6,7 @@ import pytest
 
 from codd_lightning.cli.compose import EXPERIMENTS, choices, compose_experiment, keys_of
 from codd_lightning.cli.grid import grid_cells
+from codd_lightning.cli.help import overrides_of
 from codd_lightning.errors import UserError
 
 ALL_EXPERIMENTS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
@@ -93,3 +94,12 @@ def test_keys_are_listed_dotted() -> None:
     assert {"circuit.num_states", "data.task.min_steps", "trainer.max_epochs"} <= set(
         keys_of(compose_experiment("smoke", []))
     )
+
+
+@pytest.mark.parametrize("experiment", ["quickstart", "one_step", "rivals", "table1_llada"])
+def test_what_the_help_lists_are_the_overrides_that_make_the_experiment(experiment: str) -> None:
+    changed = ["seed=3", "data.batch_size=7", "optimizer.betas=[0.5,0.6]", "evaluation.decoders=[{proposal: map}]"]
+    config = compose_experiment(experiment, changed)
+    listed = [line for line in overrides_of(config) if not line.endswith("=")]  # nothing to give
+    assert len({line.partition("=")[0] for line in listed}) == len(listed)
+    assert compose_experiment(experiment, listed) == config != compose_experiment(experiment, [])
