@@ -2,12 +2,14 @@
 
 import logging
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import transformers
+from lightning.pytorch.callbacks import ProgressBar as BaseProgressBar
 from lightning.pytorch.callbacks import RichProgressBar
 
 log = logging.getLogger("codd_lightning")
@@ -20,6 +22,38 @@ class ProgressBar(RichProgressBar):
         metrics = dict(super().get_metrics(trainer, pl_module))
         metrics.pop("v_num", None)
         return metrics
+
+
+class ProgressLines(BaseProgressBar):
+    """A line now and then, where no bar can be drawn: in files, and in jobs.
+
+    Args:
+        seconds: between two of them, at least.
+    """
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        super().__init__()
+        self._seconds, self._speaks = seconds, True
+
+    def disable(self) -> None:
+        self._speaks = False
+
+    def enable(self) -> None:
+        self._speaks = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start, self._first = time.monotonic(), trainer.global_step
+        self._said = self._start
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        now, step, total = time.monotonic(), trainer.global_step, int(trainer.estimated_stepping_batches)
+        if not self._speaks or now - self._said < self._seconds or step == self._first:
+            return
+        self._said = now
+        minutes = (now - self._start) / (step - self._first) * (total - step) / 60
+        loss = trainer.callback_metrics.get("train/loss")
+        said = "" if loss is None else f", loss {float(loss):.3f}"
+        log.info("step %d of %d%s, about %.0f minutes of training left", step, total, said, minutes)
 
 
 class LogFile(logging.FileHandler):

@@ -1,6 +1,7 @@
 """The training of a run on its ranks: from the newest whole checkpoint to the weights that are kept."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from codd_lightning.cli.build import Experiment, build, make_strategy
 from codd_lightning.cli.checkpoint_files import BEST, LAST, SyncedFiles, newest_whole, read_checkpoint, restore
 from codd_lightning.cli.checkpoints import RunCheckpoints
-from codd_lightning.cli.console import ProgressBar
+from codd_lightning.cli.console import ProgressBar, ProgressLines
 from codd_lightning.cli.manifest import Manifest
 from codd_lightning.cli.preemption import LeaveWhenAsked
 from codd_lightning.cli.run_folder import RunFolder
@@ -51,7 +52,7 @@ class Training:
             options.checkpoint_minutes,
         )
         self._timer = Timer()  # counts over all starts of a run
-        bar = [ProgressBar()] if options.progress_bar else []
+        bar = [ProgressBar() if sys.stdout.isatty() else ProgressLines()] if options.progress_bar else []
         self._trainer = make_trainer(
             config,
             experiment.module,
