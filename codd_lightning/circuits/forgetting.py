@@ -44,30 +44,40 @@ def find_splits(traces: Traces, states: Tensor, state: int, most_back: int) -> l
         One for each number of positions, but where there is nothing to divide, or no more to gain than by chance.
     """
     rows, at = (states[:, :-1] == state).nonzero(as_tuple=True)
-    outcomes = []
-    for labels, expected, ahead in (
+    if not len(at):
+        return []
+    back = torch.arange(most_back + 1)[:, None]
+    there = at >= back  # (D, M): whether so much lies before
+    columns, before = traces.columns[rows, (at - back).clamp_min(0)].unique(return_inverse=True)
+    outcomes = (
         (traces.columns, traces.expected, 1),
         (traces.states, traces.expected_states, 1),
         (traces.columns, traces.said, 0),
-    ):
+    )
+    gains, smaller, larger = [], [], []
+    for labels, expected, ahead in outcomes:
         afters, after = labels[rows, at + ahead].unique(return_inverse=True)
-        outcomes.append((after, expected[rows, at + ahead][:, afters].float()))
+        expectations = expected[rows, at + ahead][:, afters].float()
+        gain, *groups = _divide(before, len(columns), after, expectations, there)
+        if not ahead:
+            gain[0] = 0.0  # its own token tells nothing of itself
+        gains.append(gain)
+        smaller.append(groups[0])
+        larger.append(groups[1])
+    best, which = torch.stack(gains).max(0)
     splits = []
-    for lookback in range(most_back + 1):
-        there = at >= lookback
-        befores, before = traces.columns[rows[there], at[there] - lookback].unique(return_inverse=True)
-        size = len(befores)
-        told = outcomes if lookback else outcomes[:2]  # its own token tells nothing of itself
-        divisions = [_divide(size, before, after[there], expected[there]) for after, expected in told]
-        gain, smaller, larger = max(divisions, key=lambda division: division[0])
-        if gain > 0.0:
-            columns = torch.zeros(traces.expected.shape[-1], dtype=torch.bool)
-            groups = [columns.index_fill(0, befores[group], True) for group in (larger, smaller)]
-            splits.append(Split(gain, state, lookback, (groups[0], groups[1])))
+    for lookback in (best > 0.0).nonzero().flatten().tolist():
+        groups = [
+            torch.zeros(traces.expected.shape[-1], dtype=torch.bool).index_fill(0, columns[group], True)
+            for group in (larger[which[lookback]][lookback], smaller[which[lookback]][lookback])
+        ]
+        splits.append(Split(float(best[lookback]), state, lookback, (groups[0], groups[1])))
     return splits
 
 
-def _divide(size: int, before: Tensor, after: Tensor, expectations: Tensor) -> tuple[float, Tensor, Tensor]:
+def _divide(
+    before: Tensor, size: int, after: Tensor, expectations: Tensor, there: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Divides what came before in two groups, whose counts of what came after differ most from what is expected.
 
     Counts are set against those that the circuit expects, which are scaled to the observed sums over either: what is
@@ -75,42 +85,53 @@ def _divide(size: int, before: Tensor, after: Tensor, expectations: Tensor) -> t
     1991).
 
     Args:
-        size: B, how many labels before there are; all of them occur.
-        before: `(M,)` long, these labels.
+        before: `(D, M)` long, labels below B, for each of D tables.
+        size: B.
         after: `(M,)` long, labels below A.
         expectations: `(M, A)` probabilities of the latter.
+        there: `(D, M)` bool: what counts.
 
     Returns:
-        The gain in nats, less what chance gives, 0 where there is nothing to divide; and the labels of the group of
-        fewer counts, and those of the other.
+        For each table the gain in nats, less what chance gives, 0 where there is nothing to divide; and `(D, B)` bool,
+        the labels of the group of fewer counts, and those of the other.
     """
-    observed = torch.zeros(size, expectations.shape[1])
-    observed.index_put_((before, after), torch.ones(len(before)), accumulate=True)
-    expected = torch.zeros_like(observed).index_add_(0, before, expectations)
-    seen = observed.any(0)
-    observed, expected = observed[:, seen], expected[:, seen].clamp_min(LEAST)
-    if min(observed.shape) < 2:
-        return 0.0, before[:0], before[:0]
+    tables, outcomes = len(before), expectations.shape[1]
+    number, place = there.nonzero(as_tuple=True)
+    label = number * size + before[number, place]
+    observed = torch.bincount(label * outcomes + after[place], minlength=tables * size * outcomes).float()
+    observed = observed.view(tables, size, outcomes)
+    expected = torch.zeros(tables * size, outcomes).index_add_(0, label, expectations[place]).view_as(observed)
+    weight, met = observed.sum(2), observed.sum(1)
+    occurring, following = (weight > 0).sum(1), (met > 0).sum(1)
+    expected = expected.clamp_min(LEAST) * ((weight > 0)[:, :, None] & (met > 0)[:, None])
     for _ in range(3):  # iterative proportional fitting
-        expected = expected * (observed.sum(0) / expected.sum(0))
-        expected = expected * (observed.sum(1) / expected.sum(1))[:, None]
-    weight = observed.sum(1)
-    residual = (observed - expected) / expected.sqrt()
-    order = (torch.linalg.svd(residual, full_matrices=False).U[:, 0] / weight.sqrt()).argsort()
-    found, hoped = observed[order].cumsum(0), expected[order].cumsum(0)
-    gains = likelihood_gain(found[:-1], hoped[:-1]) + likelihood_gain(found[-1] - found[:-1], hoped[-1] - hoped[:-1])
-    cut = int(gains.argmax())
-    smaller, larger = sorted((order[: cut + 1], order[cut + 1 :]), key=lambda group: float(weight[group].sum()))
-    return float(gains[cut]) - chance(*observed.shape), smaller, larger
+        expected = expected * (met / expected.sum(1).clamp_min(LEAST))[:, None]
+        expected = expected * (weight / expected.sum(2).clamp_min(LEAST))[:, :, None]
+    residual = (observed - expected) / expected.sqrt().clamp_min(LEAST)
+    direction = torch.linalg.eigh(residual.mT @ residual).eigenvectors[..., -1:]
+    score = (residual @ direction).squeeze(-1) / weight.sqrt()
+    order = score.masked_fill(weight == 0, torch.inf).argsort(1)  # those that do not occur come last
+    found, hoped = (counts.gather(1, order[..., None].expand_as(counts)).cumsum(1) for counts in (observed, expected))
+    gains = likelihood_gain(found[:, :-1], hoped[:, :-1])
+    gains += likelihood_gain(found[:, -1:] - found[:, :-1], hoped[:, -1:] - hoped[:, :-1])
+    gains.masked_fill_(torch.arange(size - 1) >= (occurring - 1)[:, None], -torch.inf)  # something on either side
+    if size < 2:
+        return torch.zeros(tables), weight > 0, weight > 0
+    gain, cut = gains.max(1)
+    gain = torch.where((occurring > 1) & (following > 1), gain - chance(occurring, following), 0.0)
+    one = torch.zeros_like(weight, dtype=torch.bool).scatter(1, order, torch.arange(size) <= cut[:, None])
+    other = (weight > 0) & ~one
+    less = ((weight * one).sum(1) <= (weight * other).sum(1))[:, None]
+    return gain, torch.where(less, one, other), torch.where(less, other, one)
 
 
-def chance(groupable: int, outcomes: int) -> float:
+def chance(groupable: Tensor, outcomes: Tensor) -> Tensor:
     """Nats that the best division in two of B labels gains by chance, where A outcomes are independent of them.
 
     Half the square of a bound on the expected norm of a matrix of (B - 1) × (A - 1) standard normal residuals that is
     multiplied by signs of the B and any direction of the A (Chevet's inequality; signs keep √(2 / π) of a direction).
     """
-    return ((outcomes - 1) ** 0.5 + (2 * (groupable - 1) / math.pi) ** 0.5) ** 2 / 2
+    return ((outcomes - 1).sqrt() + (2 * (groupable - 1) / math.pi).sqrt()) ** 2 / 2
 
 
 def likelihood_gain(observed: Tensor, expected: Tensor) -> Tensor:

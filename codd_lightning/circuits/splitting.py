@@ -152,8 +152,8 @@ class _Splitter:
         independent = counts.sum(2, keepdim=True) * counts.sum(1, keepdim=True)
         independent /= counts.sum((1, 2), keepdim=True).clamp_min(1.0)
         gains = likelihood_gain(counts, independent).sum(1)
-        by_chance = [chance(2, said) for said in (counts.sum(1) > 0).sum(1).tolist()]
-        return states[gains - gains.new_tensor(by_chance) > WORTH]
+        by_chance = chance(torch.tensor(2), (counts.sum(1) > 0).sum(1))
+        return states[gains - by_chance > WORTH]
 
     def _tokens_of_states(self) -> Tensor:
         """`(N, W)`: how often each state emits a token of each column."""
