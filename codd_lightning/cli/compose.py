@@ -230,7 +230,8 @@ def _explain(error: Exception, chosen: Sequence[str], overrides: Sequence[str]) 
         selected |= dict(o.split("=", 1) for o in overrides if o.split("=")[0] in choices())
         group = str(key).split(".")[0]
         place = f" of {group}={selected[group]}" if group in selected else ""
-        return f"{key} is not an option{place}{where}{_hint(str(key), keys)}"
+        mend = ", which sets it: start from another experiment" if source else _hint(str(key), keys)
+        return f"{key} is not an option{place}{where}{mend}"
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").partition("/")
         if group in choices():

@@ -1,6 +1,7 @@
 """What the command shows, and what it keeps off the screen."""
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 import transformers
 from lightning.pytorch.callbacks import ProgressBar as BaseProgressBar
 from lightning.pytorch.callbacks import RichProgressBar
@@ -88,10 +90,13 @@ def quiet_libraries() -> None:
     """Keeps tips and notes of libraries that a user can do nothing about off the screen."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed, which looks for others aloud
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.pytorch.accelerators",
         "lightning.pytorch.strategies",
+        "lightning.pytorch.trainer.connectors.signal_connector",
         "lightning.fabric",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)

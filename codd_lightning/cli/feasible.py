@@ -11,7 +11,7 @@ from codd_lightning.cli.build import Experiment, decoding_config
 from codd_lightning.cli.compose import callbacks_of
 from codd_lightning.cli.tuned import label_of
 from codd_lightning.cli.world import require_devices, require_world
-from codd_lightning.configs.schema.training import Muon
+from codd_lightning.configs.schema.training import CyclicAdamW, Muon
 from codd_lightning.decoding import DecodingConfig, choose_proposal
 from codd_lightning.diffusion import CANVASES
 from codd_lightning.errors import UserError
@@ -74,6 +74,13 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
         raise
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from None
+    _warn_of_idle_cycles(config, experiment)
+    strategy = config.trainer.strategy
+    if experiment.circuit is not None and experiment.circuit.reads and strategy.get("stage") == 3:
+        raise UserError(
+            f"trainer.strategy.stage=3: DeepSpeed loses the weights of a circuit that reads the context "
+            f"(circuit={experiment.circuit.structure}) before its backward pass: use trainer=fsdp2, or stage 2"
+        )
     if isinstance(experiment.module, PolicyModule) and config.trainer.precision == "16-mixed":
         raise UserError("trainer.precision=16-mixed scales gradients, which objective=diffu_grpo clips: use bf16-mixed")
     for name, callback in callbacks_of(config):
@@ -101,6 +108,18 @@ def _check_training(config: DictConfig, experiment: Experiment) -> None:
             raise UserError("initialization would replace what circuit=pretrained has learnt: leave one of them out")
     if experiment.circuit is not None and not hasattr(experiment.module, "circuit"):
         raise UserError("this objective trains no circuit: add circuit=none")
+
+
+def _warn_of_idle_cycles(config: DictConfig, experiment: Experiment) -> None:
+    recipe = config.optimizer
+    if OmegaConf.get_type(recipe) is not CyclicAdamW:
+        return
+    circuit = experiment.circuit
+    tables = circuit is not None and bool(circuit.core.tables)
+    reads = circuit is not None and bool(circuit.reads)
+    for option, heeded in (("head_lr", tables and reads), ("later_lr", tables), ("alone_cycles", circuit is not None)):
+        if recipe[option] and not heeded:
+            log.warning("optimizer.%s=%s has no effect here", option, recipe[option])
 
 
 def _check_evaluation(config: DictConfig, experiment: Experiment) -> None:

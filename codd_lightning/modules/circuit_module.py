@@ -182,7 +182,7 @@ class CircuitModule(L.LightningModule):
             else:
                 scores = self.circuit.log_prob(blocks.tokens)  # (M,)
         loss = -(weights * scores).sum() / blocks.examples
-        if self._phase == Phase.STATIC:  # gradients of 0, which ranks that exchange them need
+        if self._phase == Phase.STATIC or not self.conditional:  # gradients of 0, which ranks that exchange them need
             loss = loss + 0.0 * sum(p.sum() for p in self._heads)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=blocks.examples)
         if masked := int(blocks.masked.sum()):
@@ -234,7 +234,10 @@ class CircuitModule(L.LightningModule):
                 log.warning("optimizer.alone_cycles has no effect with objective=likelihood, which is alone throughout")
             if self._optimizer.split_states and isinstance(core := self.circuit.core, HMM) and not core.homogeneous:
                 log.warning("optimizer.split_states has no effect on states that differ by position")
-        return self.optimizer_for(int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        if isinstance(self._optimizer, CyclicAdamW) and steps < self._optimizer.cycles:
+            log.warning("optimizer.cycles=%d: a run of %d steps has only the first", self._optimizer.cycles, steps)
+        return self.optimizer_for(steps)
 
     def optimizer_for(self, total_steps: int) -> dict[str, Any] | None:
         """The optimizer and its schedule over some updates; None for a circuit without parameters."""

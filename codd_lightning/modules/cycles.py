@@ -34,7 +34,7 @@ class CyclicAdamW(AdamW):
             are not both, nothing waits.
         alone_cycles: those that follow, in which the circuit learns the text by the context alone, without what the
             backbone says of each token: that leaves its heads little to learn from (see docs/contextual.md).
-        head_lr: peak learning rate of what depends on a context; None for `lr`.
+        head_lr: peak learning rate of what depends on a context, where there are tables too; None for `lr`.
         later_lr: peak learning rate of the tables once the heads learn; None for `lr`.
         split_states: whether each cycle but the first begins with `codd_lightning.circuits.split_forgetful_states`.
 
@@ -59,7 +59,9 @@ class CyclicAdamW(AdamW):
             )
 
     def starts(self, total_steps: int) -> list[int]:
-        """The first step of each cycle, and the end."""
+        """The first step of each cycle, and the end; of fewer steps than cycles the last cycles are left out."""
+        if total_steps < self.cycles:
+            return [min(cycle, total_steps) for cycle in range(self.cycles + 1)]
         return [total_steps * cycle // self.cycles for cycle in range(self.cycles + 1)]
 
     def cycle_of(self, step: int, total_steps: int) -> tuple[int, int, int]:
@@ -77,7 +79,7 @@ class CyclicAdamW(AdamW):
     def optimizer(self, parameters: list[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         tables = [p for name, p in parameters if is_log_distribution(name)]
         heads = [p for name, p in parameters if not is_log_distribution(name)]
-        head_lr = self.lr if self.head_lr is None else self.head_lr
+        head_lr = self.head_lr if tables and self.head_lr is not None else self.lr
         groups: list[dict[str, Any]] = [
             *([{"params": tables, "lr": self.lr, "factor": "tables"}] if tables else []),
             *([{"params": heads, "lr": head_lr, "factor": "heads" if tables else "all"}] if heads else []),

@@ -159,3 +159,26 @@ def test_roles_that_learn_of_fewer_tokens_than_they_are_asked_of_are_told_so(
     config = compose_experiment("smoke", [*options, f"decoding.evidence_top_k={asked}"])
     require_feasible(config, build(config))
     assert ("set both alike" in caplog.text) == (asked == "null")
+
+
+def test_cycles_that_find_nothing_to_do_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    def told(*options: str) -> list[str]:
+        config = compose_experiment("smoke", list(options))
+        caplog.clear()
+        require_feasible(config, build(config))
+        return [record.message.split(" has no effect")[0] for record in caplog.records]
+
+    given = ["optimizer.head_lr=0.01", "optimizer.later_lr=0.02", "optimizer.alone_cycles=1"]
+    assert told() == []
+    assert told("circuit=contextual_hmm", *given) == []
+    assert told("circuit=tree", *given) == ["optimizer.head_lr=0.01"]
+    assert told("circuit=sampler_head", *given) == ["optimizer.head_lr=0.01", "optimizer.later_lr=0.02"]
+    backbone = ["circuit=none", "objective=masked_diffusion", "evaluation.decoders=[{proposal: factorized}]"]
+    assert told(*backbone, "callbacks=none", *given) == [*given[:2], given[2]]
+
+
+@pytest.mark.parametrize("circuit", ["contextual_hmm", "segmented_hmm", "sampler_head"])
+def test_circuits_that_read_the_context_are_refused_where_their_weights_get_lost(circuit: str) -> None:
+    config = compose_experiment("smoke", [f"circuit={circuit}", "trainer=deepspeed_zero3", "callbacks=none"])
+    with pytest.raises(UserError, match=r"stage=3: .* use trainer=fsdp2, or stage 2"):
+        require_feasible(config, build(config))

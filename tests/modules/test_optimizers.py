@@ -217,6 +217,12 @@ def test_a_cycle_starts_with_fresh_moments() -> None:
     assert_equal(values(restarted), values(anew))
 
 
+def test_of_fewer_steps_than_cycles_the_first_cycles_are_left() -> None:
+    recipe = CyclicAdamW(lr=0.1, cycles=4, static_cycles=1, alone_cycles=1)
+    assert [recipe.cycle_of(step, 3)[0] for step in range(3)] == [0, 1, 2]
+    assert [recipe.cycle_of(step, 1)[:2] for step in range(2)] == [(0, 0), (3, 0)]  # the latter after the end
+
+
 def test_nothing_waits_where_there_are_no_tables() -> None:
     one, other = tiny(), tiny()
     other.load_state_dict(one.state_dict())
