@@ -48,6 +48,16 @@ class Batch:
             self.index.to(device),
         )
 
+    def rows(self, index: Tensor) -> "Batch":
+        """Some of its examples."""
+        return Batch(
+            self.input_ids[index],
+            self.attention_mask[index],
+            self.response_mask[index],
+            self.prompt_length,
+            self.index[index],
+        )
+
     def __len__(self) -> int:
         return len(self.index)
 

@@ -26,7 +26,7 @@ from codd_lightning.decoding import require_fit
 from codd_lightning.diffusion import WEIGHTS
 from codd_lightning.errors import UserError
 from codd_lightning.metrics import LikelihoodByMaskRatio
-from codd_lightning.modules.blocks import clean_blocks, conditional_log_likelihood, scored_blocks
+from codd_lightning.modules.blocks import clean_blocks, conditional_log_likelihood, response_blocks, scored_blocks
 from codd_lightning.modules.counting import expected_counts
 from codd_lightning.modules.cycles import CyclicAdamW, Phase
 from codd_lightning.modules.noise import Noise
@@ -128,22 +128,32 @@ class CircuitModule(L.LightningModule):
         text: list[tuple[Tensor, Evidence]] = []
         loader: Any = self.trainer.train_dataloader
         for batch in loader.opening():
-            batch = batch.to(self.device)
-            if self.conditional:
-                blocks = self._blocks(batch, self.current_epoch, "training noise")
-                evidence = _as_learnt(blocks, learnt).evidence
-            else:
-                blocks = clean_blocks(batch, self.noise.block_length, self.circuit.vocab_size)
-                count, length = blocks.tokens.shape
-                evidence = Evidence.nothing_known(count, length, self.circuit.vocab_size, device=self.device)
+            blocks = self._traceable_blocks(batch.to(self.device), learnt)
             hidden = (blocks.masked.float().mean(-1) >= HIDDEN).nonzero().flatten()
             if len(hidden):
-                text.append((blocks.tokens[hidden], evidence.rows(hidden)))
+                text.append((blocks.tokens[hidden], blocks.evidence.rows(hidden)))
             if sum(len(tokens) for tokens, _ in text) >= TRACED_BLOCKS:
                 break
         if not text:
             log.warning("no block has %.0f %% of its tokens masked: optimizer.split_states has no effect", 100 * HIDDEN)
         return text
+
+    def _traceable_blocks(self, batch: Batch | Blocks, learnt: Phase) -> Blocks:
+        """A batch's blocks with the evidence of a phase; the backbone is not asked where none is hidden."""
+        if not self.conditional:
+            assert isinstance(batch, Batch), "clean text is never cached"
+            blocks = clean_blocks(batch, self.noise.block_length, self.circuit.vocab_size)
+            count, length = blocks.tokens.shape
+            nothing = Evidence.nothing_known(count, length, self.circuit.vocab_size, device=self.device)
+            return dataclasses.replace(blocks, evidence=nothing)
+        if isinstance(batch, Batch):
+            assert self.backbone is not None, "without a backbone, batches come with their evidence"
+            masked = self.noise(batch, self.backbone.mask_token_id, self.current_epoch, "training noise").masked
+            share = response_blocks(batch, masked, self.noise.block_length).float().mean(-1).view(len(batch), -1)
+            asked = (share >= HIDDEN).any(1)
+            asked[0] = True  # a backbone takes no batch of nothing
+            batch = batch.rows(asked.nonzero().flatten())
+        return _as_learnt(self._blocks(batch, self.current_epoch, "training noise"), learnt)
 
     def _cycle(self, optimizer: CyclicAdamW) -> tuple[int, int, int]:
         return optimizer.cycle_of(self.global_step, int(self.trainer.estimated_stepping_batches))

@@ -42,7 +42,7 @@ class CyclicAdamW(AdamW):
         UserError: nothing would be left of the cycles.
     """
 
-    cycles: int = 4
+    cycles: int = 3
     static_cycles: int = 1
     alone_cycles: int = 0
     head_lr: float | None = None

@@ -481,6 +481,28 @@ def test_states_that_differ_by_position_are_left_alone(
     assert "optimizer.split_states has no effect on states that differ by position" in caplog.text
 
 
+def test_the_backbone_is_asked_of_examples_with_hidden_blocks_alone(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[Traces] = []
+    monkeypatch.setattr(circuit_module, "TRACED_BLOCKS", 10_000)
+    monkeypatch.setattr(
+        circuit_module, "split_forgetful_states", lambda circuit, traces: len(traced.append(traces) or "")
+    )
+    recipe = CyclicAdamW(lr=1e-9, warmup_steps=0, cycles=2, static_cycles=0)
+    noise = Noise("uniform", BLOCK, 0.5, 0)
+    module = module_of(real_backbone(words), hmm_of(num_states=8), noise, optimizer=recipe)
+    data = data_of(listed_task(train=ROWS, validation=ROWS), words)
+    trainer_of(max_epochs=2).fit(module, datamodule=data)
+    batches = [data.collate([data.dataset("train")[place] for place in range(len(data.dataset("train")))])]
+    hidden = []
+    for batch in batches:  # in the second epoch, before which states are split
+        blocks = module._blocks(batch, 1, "training noise")
+        hidden += blocks.tokens[blocks.masked.float().mean(-1) >= circuit_module.HIDDEN].tolist()
+    assert sorted(traced[0].tokens.tolist()) == sorted(hidden)
+    assert 0 < len(hidden) < sum(len(module._blocks(batch, 1, "training noise").tokens) for batch in batches)
+
+
 def test_where_no_block_is_hidden_it_is_said_that_no_state_is_split(
     listed_task: Callable[..., Any],
     words: PreTrainedTokenizerFast,

@@ -86,7 +86,7 @@ class CyclicAdamW(AdamW):
     """AdamW on a circuit, starting again several times; what depends on a context waits for the first cycles."""
 
     _target_: str = "codd_lightning.modules.CyclicAdamW"
-    cycles: int = ranged(4, minimum=1)
+    cycles: int = ranged(3, minimum=1)
     static_cycles: int = ranged(1, minimum=0)
     alone_cycles: int = ranged(0, minimum=0)
     head_lr: float | None = ranged(None, above=0.0)
