@@ -14,7 +14,6 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from rich.table import Table
 
-from codd_lightning.cli.build import make
 from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.launchers import LAUNCHERS, Cell, require_launcher
 from codd_lightning.cli.world import require_lasting_folder
@@ -79,12 +78,15 @@ def make_cells(experiment: str, overrides: Sequence[str]) -> list[Cell]:
     cells = []
     for values in chosen:
         config = compose_experiment(experiment, values)
-        make(config.optimizer, object, "optimizer")  # which options go together, it knows itself
         parent = config.output_dir or f"outputs/{config.experiment_name}/{now:%Y-%m-%d_%H-%M-%S}"
         require_lasting_folder(config)
         name = ",".join(sorted(value for value, differs in zip(values, swept, strict=True) if differs)) or "run"
         config.output_dir = str(Path(parent) / name)
         cells.append(Cell(experiment, [value for value in values if not value.startswith("output_dir=")], config))
+    from codd_lightning.cli.build import make  # imports torch, which no cell needs that does not compose
+
+    for cell in cells:
+        make(cell.config.optimizer, object, "optimizer")  # which of its options go together, it knows itself
     return cells
 
 

@@ -263,7 +263,7 @@ def test_grids_are_no_business_of_a_cache(capsys: pytest.CaptureFixture[str]) ->
 
 def test_help_lists_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "smoke", "--help"]) == 0
-    assert "  cache.top_k=None" in capsys.readouterr().out
+    assert "  cache.top_k=null" in capsys.readouterr().out
 
 
 def test_the_folder_is_named_by_what_is_in_it(

@@ -343,6 +343,7 @@ def test_nothing_of_a_grid_runs_when_a_cell_of_it_is_wrong(
         (["output_dir=one,two"], "a grid has one folder"),
         (["hydra.sweep.dir=elsewhere", "circuit.num_states=4,8"], "a grid has one folder"),
         (["circuit.num_states=4,4"], "one cell twice"),
+        (["optimizer.cycles=3,1"], "optimizer.static_cycles=1 must be less than optimizer.cycles=1"),
     ],
 )
 def test_what_is_wrong_with_a_grid_is_one_line(
