@@ -55,7 +55,8 @@ class CyclicAdamW(AdamW):
             if self.alone_cycles:
                 named += f" and optimizer.alone_cycles={self.alone_cycles} together"
             raise UserError(
-                f"{named} must be less than optimizer.cycles={self.cycles}: what depends on a context would never learn"
+                f"{named} must be less than optimizer.cycles={self.cycles}, or what depends on a context never learns: "
+                "use more cycles, or fewer of these (0 where nothing is to wait)"
             )
 
     def starts(self, total_steps: int) -> list[int]:
