@@ -54,30 +54,27 @@ def find_splits(traces: Traces, states: Tensor, state: int, most_back: int) -> l
         (traces.states, traces.expected_states, 1),
         (traces.columns, traces.said, 0),
     )
-    gains, smaller, larger = [], [], []
+    gains, groups = [], []
     for labels, expected, ahead in outcomes:
         afters, after = labels[rows, at + ahead].unique(return_inverse=True)
         expectations = expected[rows, at + ahead][:, afters].float()
-        gain, *groups = _divide(before, len(columns), after, expectations, there)
+        gain, both = _divide(before, len(columns), after, expectations, there)
         if not ahead:
             gain[0] = 0.0  # its own token tells nothing of itself
         gains.append(gain)
-        smaller.append(groups[0])
-        larger.append(groups[1])
+        groups.append(both)
     best, which = torch.stack(gains).max(0)
     splits = []
     for lookback in (best > 0.0).nonzero().flatten().tolist():
-        groups = [
+        larger, smaller = (
             torch.zeros(traces.expected.shape[-1], dtype=torch.bool).index_fill(0, columns[group], True)
-            for group in (larger[which[lookback]][lookback], smaller[which[lookback]][lookback])
-        ]
-        splits.append(Split(float(best[lookback]), state, lookback, (groups[0], groups[1])))
+            for group in groups[which[lookback]][:, lookback]
+        )
+        splits.append(Split(float(best[lookback]), state, lookback, (larger, smaller)))
     return splits
 
 
-def _divide(
-    before: Tensor, size: int, after: Tensor, expectations: Tensor, there: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _divide(before: Tensor, size: int, after: Tensor, expectations: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """Divides what came before in two groups, whose counts of what came after differ most from what is expected.
 
     Counts are set against those that the circuit expects, which are scaled to the observed sums over either: what is
@@ -92,10 +89,12 @@ def _divide(
         there: `(D, M)` bool: what counts.
 
     Returns:
-        For each table the gain in nats, less what chance gives, 0 where there is nothing to divide; and `(D, B)` bool,
-        the labels of the group of fewer counts, and those of the other.
+        `(D,)`, for each table the gain in nats, less what chance gives, 0 where there is nothing to divide; and
+        `(2, D, B)` bool, the labels of the group of more counts, and those of the other.
     """
     tables, outcomes = len(before), expectations.shape[1]
+    if size < 2:
+        return torch.zeros(tables), torch.zeros(2, tables, size, dtype=torch.bool)
     number, place = there.nonzero(as_tuple=True)
     label = number * size + before[number, place]
     observed = torch.bincount(label * outcomes + after[place], minlength=tables * size * outcomes).float()
@@ -115,14 +114,12 @@ def _divide(
     gains = likelihood_gain(found[:, :-1], hoped[:, :-1])
     gains += likelihood_gain(found[:, -1:] - found[:, :-1], hoped[:, -1:] - hoped[:, :-1])
     gains.masked_fill_(torch.arange(size - 1) >= (occurring - 1)[:, None], -torch.inf)  # something on either side
-    if size < 2:
-        return torch.zeros(tables), weight > 0, weight > 0
     gain, cut = gains.max(1)
     gain = torch.where((occurring > 1) & (following > 1), gain - chance(occurring, following), 0.0)
     one = torch.zeros_like(weight, dtype=torch.bool).scatter(1, order, torch.arange(size) <= cut[:, None])
     other = (weight > 0) & ~one
-    less = ((weight * one).sum(1) <= (weight * other).sum(1))[:, None]
-    return gain, torch.where(less, one, other), torch.where(less, other, one)
+    more = ((weight * one).sum(1) > (weight * other).sum(1))[:, None]
+    return gain, torch.stack([torch.where(more, one, other), torch.where(more, other, one)])
 
 
 def chance(groupable: Tensor, outcomes: Tensor) -> Tensor:

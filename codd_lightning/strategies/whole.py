@@ -17,7 +17,7 @@ def whole_state(trained: nn.Module, prefix: str) -> dict[str, Tensor]:
         trained: what the strategy was given.
         prefix: of the names of the part's parameters; it is left out.
     """
-    return {name.removeprefix(prefix): _whole(weight).clone() for name, weight in _weights(trained, prefix)}
+    return {name.removeprefix(prefix): _whole_copy(weight) for name, weight in _weights(trained, prefix)}
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def _weights(trained: nn.Module, prefix: str) -> list[tuple[str, nn.Parameter]]:
     return [(name, weight) for name, weight in trained.named_parameters() if name.startswith(prefix)]
 
 
-def _whole(weight: nn.Parameter) -> Tensor:
+def _whole_copy(weight: nn.Parameter) -> Tensor:
     if isinstance(weight, DTensor):
         return weight.full_tensor()
     if _is_split_by_zero(weight):
@@ -47,7 +47,7 @@ def _whole(weight: nn.Parameter) -> Tensor:
 
         with deepspeed.zero.GatheredParameters([weight]):
             return weight.detach().clone()
-    return weight.detach()
+    return weight.detach().clone()
 
 
 def _set(weight: nn.Parameter, value: Tensor) -> None:

@@ -492,15 +492,42 @@ def test_the_backbone_is_asked_of_examples_with_hidden_blocks_alone(
     recipe = CyclicAdamW(lr=1e-9, warmup_steps=0, cycles=2, static_cycles=0)
     noise = Noise("uniform", BLOCK, 0.5, 0)
     module = module_of(real_backbone(words), hmm_of(num_states=8), noise, optimizer=recipe)
+    asked: list[int] = []
+    blocks_of, hidden_text = module._blocks, module.hidden_text
+
+    def counting(*arguments: Any) -> Any:
+        module._blocks = lambda batch, *more: asked.append(len(batch)) or blocks_of(batch, *more)
+        text = hidden_text(*arguments)
+        module._blocks = blocks_of
+        return text
+
+    module.hidden_text = counting  # type: ignore[method-assign]
     data = data_of(listed_task(train=ROWS, validation=ROWS), words)
     trainer_of(max_epochs=2).fit(module, datamodule=data)
-    batches = [data.collate([data.dataset("train")[place] for place in range(len(data.dataset("train")))])]
-    hidden = []
-    for batch in batches:  # in the second epoch, before which states are split
-        blocks = module._blocks(batch, 1, "training noise")
-        hidden += blocks.tokens[blocks.masked.float().mean(-1) >= circuit_module.HIDDEN].tolist()
-    assert sorted(traced[0].tokens.tolist()) == sorted(hidden)
-    assert 0 < len(hidden) < sum(len(module._blocks(batch, 1, "training noise").tokens) for batch in batches)
+    training = data.dataset("train")
+    everything = data.collate([training[place] for place in range(len(training))])
+    blocks = module._blocks(everything, 1, "training noise")  # of the epoch before which states are split
+    hidden = blocks.masked.float().mean(-1) >= circuit_module.HIDDEN
+    assert sorted(traced[0].tokens.tolist()) == sorted(blocks.tokens[hidden].tolist())
+    examples = len(set(blocks.row[hidden].tolist()))
+    assert 0 < examples <= sum(asked) <= examples + len(asked)  # one a batch, if need be
+    assert sum(asked) < len(training)
+
+
+def test_parameters_that_text_alone_does_not_reach_have_gradients_of_nothing(
+    listed_task: Callable[..., Any], words: PreTrainedTokenizerFast
+) -> None:
+    class Look(L.Callback):
+        def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+            for name, parameter in pl_module.circuit.named_parameters():
+                assert parameter.grad is not None, name  # ranks would wait for it
+                assert bool(parameter.grad.any()) == name.endswith("_logits"), name
+
+    circuit = ContextualHMM(8, VOCABULARY, BLOCK, 16, roles=2, adapter_width=16)
+    module = module_of(real_backbone(words), circuit, optimizer=AdamW(lr=0.1), conditional=False)
+    trainer_of(max_epochs=1, callbacks=[Look()]).fit(
+        module, datamodule=data_of(listed_task(train=ROWS, validation=ROWS), words)
+    )
 
 
 def test_where_no_block_is_hidden_it_is_said_that_no_state_is_split(
