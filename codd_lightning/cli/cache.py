@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from tqdm.auto import tqdm
 
 from codd_lightning.cli.build import Experiment, build
 from codd_lightning.cli.cache_settings import asking_callbacks, new_cache, require_cacheable, require_stored
 from codd_lightning.cli.compose import compose_experiment
-from codd_lightning.cli.console import quiet_libraries
+from codd_lightning.cli.console import log_to, quiet_libraries
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import fingerprint
 from codd_lightning.cli.processes import Processes
+from codd_lightning.cli.progress import show_progress
 from codd_lightning.cli.ranks import run_on_ranks
 from codd_lightning.cli.slurm import progress
 from codd_lightning.data import CacheFolder
@@ -57,6 +57,7 @@ def _prepared(config: DictConfig) -> tuple[Experiment, CacheFolder]:
         UserError: the experiment has no use for a cache, or the folder holds another one.
     """
     require_cacheable(config)
+    log_to(None, speaks=Processes.of_environment().rank == 0)
     quiet_libraries()
     given = config.cache.path
     config.cache.path = None  # what is written here is not read
@@ -93,8 +94,7 @@ def _write(config: DictConfig, experiment: Experiment, folder: CacheFolder, proc
     shown = options.progress_bar and processes.rank == 0
     if processes.rank == 0:
         print(f"{folder.path}: {len(folder.shards)} shards, {sum(map(folder.holds, folder.shards))} of them there")
-    # the mean speed of this start, not of the last moment, gives the time left
-    with tqdm(total=total, initial=there, unit="example", smoothing=0, disable=not shown, desc="evidence") as bar:
+    with show_progress(total, "example", "evidence", shown, there) as advance:
         write_evidence(
             folder,
             experiment.backbone.to(device).eval(),
@@ -107,7 +107,7 @@ def _write(config: DictConfig, experiment: Experiment, folder: CacheFolder, proc
             rank=processes.rank,
             world_size=processes.size,
             precision=_precision(options.precision, device),
-            progress=bar.update,
+            progress=advance,
         )
 
 

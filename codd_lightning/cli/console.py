@@ -3,59 +3,13 @@
 import logging
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import torch
 import transformers
-from lightning.pytorch.callbacks import ProgressBar as BaseProgressBar
-from lightning.pytorch.callbacks import RichProgressBar
 
 log = logging.getLogger("codd_lightning")
-
-
-class ProgressBar(RichProgressBar):
-    """Lightning's bar without the logger's version, which says nothing here."""
-
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        metrics = dict(super().get_metrics(trainer, pl_module))
-        metrics.pop("v_num", None)
-        return metrics
-
-
-class ProgressLines(BaseProgressBar):
-    """A line now and then, where no bar can be drawn: in files, and in jobs.
-
-    Args:
-        seconds: between two of them, at least.
-    """
-
-    def __init__(self, seconds: float = 60.0) -> None:
-        super().__init__()
-        self._seconds, self._speaks = seconds, True
-
-    def disable(self) -> None:
-        self._speaks = False
-
-    def enable(self) -> None:
-        self._speaks = True
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start, self._first = time.monotonic(), trainer.global_step
-        self._said = self._start
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        now, step, total = time.monotonic(), trainer.global_step, int(trainer.estimated_stepping_batches)
-        if not self._speaks or now - self._said < self._seconds or step == self._first:
-            return
-        self._said = now
-        minutes = (now - self._start) / (step - self._first) * (total - step) / 60
-        loss = trainer.callback_metrics.get("train/loss")
-        said = "" if loss is None else f", loss {float(loss):.3f}"
-        log.info("step %d of %d%s, about %.0f minutes of training left", step, total, said, minutes)
 
 
 class LogFile(logging.FileHandler):
@@ -65,11 +19,11 @@ class LogFile(logging.FileHandler):
         raise
 
 
-def log_to(path: Path, speaks: bool = True) -> None:
+def log_to(path: Path | None, speaks: bool = True) -> None:
     """Messages go to the terminal, and with tracebacks to the run's log file.
 
     Args:
-        path: of the file.
+        path: of the file, if there is a run.
         speaks: False on ranks that repeat what another says: their tracebacks alone are written.
     """
     log.setLevel(logging.DEBUG)
@@ -79,7 +33,7 @@ def log_to(path: Path, speaks: bool = True) -> None:
         handler.close()
     terminal = logging.StreamHandler(sys.stdout)
     terminal.setLevel(logging.INFO)
-    for handler in (terminal, LogFile(path)):
+    for handler in (terminal,) if path is None else (terminal, LogFile(path)):
         handler.setFormatter(logging.Formatter("%(message)s"))
         if not speaks:
             handler.addFilter(lambda record: record.exc_info is not None)

@@ -83,7 +83,7 @@ def some_at_a_time(cells: Sequence[Cell], options: DictConfig) -> list[int]:
     def run(cell: Cell) -> int:
         messages = cell.folder.parent / f"{cell.folder.name}.log"
         messages.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "codd_lightning.cli.main", *cell.arguments, "trainer.progress_bar=false"]
+        command = [sys.executable, "-m", "codd_lightning.cli.main", *cell.arguments]
         with messages.open("w") as file:
             status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
         print(f"{cell.folder}: {'done' if status == 0 else f'failed, see {messages}'}")

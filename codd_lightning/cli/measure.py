@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from tqdm.auto import tqdm
 
 from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.manifest import fingerprint
 from codd_lightning.cli.processes import Processes
+from codd_lightning.cli.progress import show_progress
 from codd_lightning.cli.run_folder import write_text
 from codd_lightning.decoding import DecodingConfig
 from codd_lightning.errors import UserError
@@ -206,11 +206,11 @@ def _require_own(path: Path, decisive: dict[str, Any], discard: bool) -> None:
 
 
 def _progress(processes: Processes, batches: Iterable[SampleBatch]) -> Iterator[SampleBatch]:
-    """A bar over the denoising steps left, which cost alike: samples do not, and the last ones cost the most."""
+    """Shows how many denoising steps are done, which cost alike: samples do not, and the last ones cost the most."""
     waiting = list(batches)
     share = SPLIT if processes.size == 1 else f"{SPLIT}, the first of {processes.size} shares"
     steps = [len(batch.positions) * batch.setting.config.steps for batch in waiting]
-    with tqdm(total=sum(steps), desc=share, unit="step", leave=False) as bar:
+    with show_progress(sum(steps), "step", share) as advance:
         for batch, done in zip(waiting, steps, strict=True):
             yield batch
-            bar.update(done)
+            advance(done)

@@ -1,7 +1,6 @@
 """The training of a run on its ranks: from the newest whole checkpoint to the weights that are kept."""
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from omegaconf import DictConfig
 from codd_lightning.cli.build import Experiment, build, make_strategy
 from codd_lightning.cli.checkpoint_files import BEST, LAST, SyncedFiles, newest_whole, read_checkpoint, restore
 from codd_lightning.cli.checkpoints import RunCheckpoints
-from codd_lightning.cli.console import ProgressBar, ProgressLines
 from codd_lightning.cli.manifest import Manifest
 from codd_lightning.cli.preemption import LeaveWhenAsked
+from codd_lightning.cli.progress import training_progress
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.slurm import in_job
 from codd_lightning.cli.trainer import make_trainer
@@ -52,7 +51,7 @@ class Training:
             options.checkpoint_minutes,
         )
         self._timer = Timer()  # counts over all starts of a run
-        bar = [ProgressBar() if sys.stdout.isatty() else ProgressLines()] if options.progress_bar else []
+        bar = [training_progress()] if options.progress_bar else []
         self._trainer = make_trainer(
             config,
             experiment.module,

@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.table import Table
-from tqdm.auto import tqdm
 
 from codd_lightning.circuits import Circuit, save_circuit
 from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.feasible import require_examples
 from codd_lightning.cli.processes import Processes
+from codd_lightning.cli.progress import show_progress
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.cli.trained import begin, keep, open_trained
 from codd_lightning.errors import UserError
@@ -109,12 +109,14 @@ def _decode(evaluation: FewStepEvaluation, experiment: Experiment, show: bool) -
     samples: dict[str, list[Sample]] = {}
     last: list[int] = []
     batches = sorted(evaluation.batches, key=lambda batch: batch.positions)
-    for batch in tqdm(batches, desc=SPLIT, unit="batch", leave=False, disable=not show):
-        if batch.positions != last:
-            backbone.forget()
-            last = batch.positions
-        found = evaluation.decode_batch(backbone, experiment.circuit, batch)
-        samples.setdefault(json.dumps(batch.setting.labels), []).extend(found)
+    with show_progress(len(batches), "batch", SPLIT, show) as advance:
+        for batch in batches:
+            if batch.positions != last:
+                backbone.forget()
+                last = batch.positions
+            found = evaluation.decode_batch(backbone, experiment.circuit, batch)
+            samples.setdefault(json.dumps(batch.setting.labels), []).extend(found)
+            advance(1)
     asked = backbone.passes + backbone.recalled
     log.info("%d of %d backbone passes were shared", backbone.recalled, asked)
     return [row for decoded in samples.values() for row in accuracy_rows(decoded, SPLIT)]
