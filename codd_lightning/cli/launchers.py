@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,21 +80,46 @@ def _run(cell: Cell) -> int:
 
 
 def some_at_a_time(cells: Sequence[Cell], options: DictConfig) -> list[int]:
-    """In processes of their own, whose messages go into files."""
+    """In processes of their own, whose messages go into files; a signal that ends this one ends them.
+
+    Raises:
+        KeyboardInterrupt: such a signal came; says how to go on.
+    """
+    started: list[subprocess.Popen[bytes]] = []
+    ended, starts = threading.Event(), threading.Lock()
+    parent = cells[0].folder.parent
 
     def run(cell: Cell) -> int:
-        messages = cell.folder.parent / f"{cell.folder.name}.log"
-        messages.parent.mkdir(parents=True, exist_ok=True)
+        messages = parent / f"{cell.folder.name}.log"
+        parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "codd_lightning.cli.main", *cell.arguments]
         with messages.open("w") as file:
-            status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-        print(f"{cell.folder}: {'done' if status == 0 else f'failed, see {messages}'}")
+            with starts:  # or one could start when the others have been ended
+                if ended.is_set():
+                    return 1
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+                started.append(process)
+            status = process.wait()
+        print(f"{cell.folder}: {'done' if status == 0 else f'failed, see {messages}'}", flush=True)
         return status
+
+    def end(*_: Any) -> None:
+        with starts:
+            ended.set()
+            for process in started:
+                process.terminate()
+        raise KeyboardInterrupt(f"start the same grid with output_dir={parent} to go on")
 
     if not (isinstance(options.at_once, int) and options.at_once > 0):
         raise UserError(f"hydra.launcher.at_once={options.at_once} must be a whole number of cells, at least 1")
-    with ThreadPoolExecutor(options.at_once) as pool:
-        return list(pool.map(run, cells))
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_DFL:  # in a job, SLURM tells the cells itself
+        signal.signal(signal.SIGTERM, end)
+    try:
+        with ThreadPoolExecutor(options.at_once) as pool:
+            return list(pool.map(run, cells))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """The command as a user runs it: exit statuses, files, and what is printed."""
 
+import fcntl
 import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -401,6 +403,24 @@ def test_cells_may_run_beside_each_other_and_the_best_is_a_line_to_paste(
     assert line[:3] == ["codd", "train", "smoke"]
     assert set(best.split(",")) <= set(line)
     assert not any(word.startswith(("output_dir", "hydra")) for word in line)
+
+
+def test_a_grid_that_is_ended_leaves_no_cell_behind(tmp_path: Path) -> None:
+    code = "import sys; from codd_lightning.cli.main import main; sys.exit(main())"
+    sweep = ["circuit.num_states=4,5,6", "hydra/launcher=local", "hydra.launcher.at_once=2", f"output_dir={tmp_path}"]
+    command = [sys.executable, "-c", code, "train", "smoke", "-m", *SMALL, *sweep]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as grid:
+        while len(list(tmp_path.glob("*/.lock"))) < 2:
+            time.sleep(0.1)
+            assert grid.poll() is None
+        grid.terminate()
+        assert f"start the same grid with output_dir={tmp_path} to go on" in grid.communicate()[1]
+    assert grid.returncode == 130
+    cells = [path.parent for path in tmp_path.glob("*/.lock")]
+    assert len(cells) == 2
+    for cell in cells:
+        with (cell / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no process is at work there
 
 
 def test_a_tie_of_cells_is_left_to_what_tells_them_apart() -> None:
