@@ -5,11 +5,20 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import TextIO
 
 import torch
 import transformers
 
 log = logging.getLogger("codd_lightning")
+
+
+class Terminal(logging.StreamHandler[TextIO]):
+    """Standard output as it is now: a progress bar puts itself in its place, and lines above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout
+        super().emit(record)
 
 
 class LogFile(logging.FileHandler):
@@ -31,7 +40,7 @@ def log_to(path: Path | None, speaks: bool = True) -> None:
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
-    terminal = logging.StreamHandler(sys.stdout)
+    terminal = Terminal()
     terminal.setLevel(logging.INFO)
     for handler in (terminal,) if path is None else (terminal, LogFile(path)):
         handler.setFormatter(logging.Formatter("%(message)s"))

@@ -1,6 +1,7 @@
 """How far a long piece of work is: a bar on a terminal, a line now and then in files and jobs."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -99,5 +100,6 @@ class Lines:
         if now - self._said < self._seconds or reached == self._there:
             return
         self._said = now
-        left = (now - self._start) / (reached - self._there) * (self._total - reached) / 60
-        log.info("%s: %s %d of %d%s, about %.0f minutes left", self._of, self._unit, reached, self._total, also, left)
+        minutes = math.ceil((now - self._start) / (reached - self._there) * (self._total - reached) / 60)
+        left = f"about {minutes} minutes left" if minutes > 1 else "less than a minute left"
+        log.info("%s: %s %d of %d%s, %s", self._of, self._unit, reached, self._total, also, left)

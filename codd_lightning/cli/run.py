@@ -103,8 +103,10 @@ def _finish(
     if isinstance(experiment.module, JointModule):
         experiment.module.finish()
     rows = [row("training_seconds", training.seconds, training.seconds, training.seconds, 1, "s", "train")]
+    _export(experiment, folder)
     rows += measure(config, experiment, folder.path, Processes(), discard=True)
-    _export(config, experiment, folder, rows)
+    if experiment.circuit is not None:
+        write_text(folder.path / "circuit" / CARD_NAME, circuit_card(config, experiment.circuit, rows))
     write_results(
         folder.results_file,
         experiment=config.experiment_name,
@@ -118,14 +120,13 @@ def _finish(
     _say_goodbye(config, experiment, folder, rows)
 
 
-def _export(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:
+def _export(experiment: Experiment, folder: RunFolder) -> None:
     """Writes what was trained as a Hugging Face folder."""
     if experiment.circuit is None or isinstance(experiment.module, JointModule):
         save_backbone(experiment.backbone, folder.path / "backbone")
-    if experiment.circuit is None:
-        return
-    save_circuit(experiment.circuit, folder.path / "circuit")
-    write_text(folder.path / "circuit" / CARD_NAME, circuit_card(config, experiment.circuit, rows))
+    if experiment.circuit is not None:
+        save_circuit(experiment.circuit, folder.path / "circuit")
+    log.info("what was trained is in %s; measuring it now", folder.path)
 
 
 def _say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:
@@ -143,4 +144,5 @@ def _say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, 
         of = "" if path == "codd_tiny" else f" --backbone {path}"
         if len(prompt) < 200:
             log.info('  %scodd generate "%s"%s --circuit %s', here, prompt, of, folder.path / "circuit")
+    log.info("  %scodd report %s", here, folder.path)
     log.info("  %scodd train %s --help", here, config.experiment_name)

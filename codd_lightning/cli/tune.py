@@ -155,7 +155,7 @@ def _say(rows: Sequence[Row], choices: dict[str, Choice]) -> None:
         for budget in choice["steps_per_block"]:
             log.info(render(_table(label, [row for row in mine if row["steps_per_block"] == budget])))
         if choice["tied"]:
-            log.info("%s: %d other settings are as good; the first was taken", label, choice["tied"])
+            log.info("%s: %d others are as good, strict and flexible; the first was taken", label, choice["tied"])
         log.info(
             "%s: decoding.gamma=%s decoding.tau=%s  (strict accuracy %.1f %% of %d held-out problems)",
             *(label, choice["gamma"], choice["tau"], 100 * choice["strict_accuracy"], choice["n"]),

@@ -118,7 +118,8 @@ class CircuitModule(L.LightningModule):
             core: Any = whole.core
             split = split_forgetful_states(core, Traces.of(whole, text, generator))
             state = {name: weight.detach().cpu() for name, weight in whole.named_parameters()}
-            log.info("%d of %d states became copies that remember", split, core.num_states)
+            if split:
+                log.info("%d of %d states became copies that remember what these forgot", split, core.num_states)
         split, state = self.trainer.strategy.broadcast((split, state))
         set_whole_state(self, "circuit.", state)
         self.log("train/split_states", float(split), batch_size=1)

@@ -142,6 +142,17 @@ class TestTrain:
         strict = [[row["value"] for row in rows if row["name"] == "strict_accuracy"] for rows in (whole, again)]
         assert strict[0] == strict[1]
 
+    def test_what_was_trained_is_there_before_it_is_measured(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("codd_lightning.cli.run.measure", interrupt)
+        assert main(["train", "smoke", *SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path}"]) == 130
+        assert load_circuit(tmp_path / "circuit").num_states == 32
+        assert not (tmp_path / "results.json").exists()
+
     def test_an_unfinished_run_of_another_configuration_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "config.yaml").write_text("seed: 1\n")
         assert main(["train", "smoke", *SMALL, f"output_dir={tmp_path}"]) == 2

@@ -1,5 +1,7 @@
 """What is said while a run goes on."""
 
+import contextlib
+import io
 import logging
 import re
 
@@ -7,6 +9,7 @@ import lightning as L
 import pytest
 from lightning.pytorch.demos.boring_classes import BoringModel
 
+from codd_lightning.cli.console import log_to
 from codd_lightning.cli.progress import TrainingLines, show_progress
 
 
@@ -24,7 +27,7 @@ def test_where_there_is_no_terminal_a_line_now_and_then_says_how_far_training_is
     said = [record.message for record in caplog.records if record.name == "codd_lightning"]
     assert len(said) == lines
     for number, line in enumerate(said, 1):
-        assert re.fullmatch(rf"training: step {number} of 6, about 0 minutes left", line)
+        assert re.fullmatch(rf"training: step {number} of 6, less than a minute left", line)
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.0, [3, 5, 8]), (3600.0, [])])
@@ -35,7 +38,7 @@ def test_counted_work_says_where_there_is_no_terminal_how_far_it_is(
     with show_progress(8, "step", "test", there=1, seconds=seconds) as advance:
         for done in (2, 2, 3):
             advance(done)
-    assert caplog.messages == [f"test: step {reached} of 8, about 0 minutes left" for reached in said]
+    assert caplog.messages == [f"test: step {reached} of 8, less than a minute left" for reached in said]
 
 
 def test_what_was_done_before_says_nothing_of_the_time_left(
@@ -57,3 +60,11 @@ def test_work_that_is_not_to_be_shown_is_silent(
         advance(1)
     assert caplog.messages == []
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_lines_go_to_what_stands_in_for_the_terminal() -> None:
+    log_to(None)
+    above_the_bar = io.StringIO()
+    with contextlib.redirect_stdout(above_the_bar):  # as a progress bar does, later
+        logging.getLogger("codd_lightning").info("said")
+    assert above_the_bar.getvalue() == "said\n"
