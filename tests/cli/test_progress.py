@@ -12,6 +12,14 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from codd_lightning.cli.console import log_to
 from codd_lightning.cli.progress import TrainingLines, show_progress
 
+log = logging.getLogger("codd_lightning")
+
+
+@pytest.fixture(autouse=True)
+def _messages_reach_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that ran before have sent them elsewhere."""
+    monkeypatch.setattr(log, "propagate", True)
+
 
 @pytest.mark.filterwarnings("ignore")  # of the boring model
 @pytest.mark.parametrize(("seconds", "lines"), [(0.0, 6), (3600.0, 0)])
@@ -66,5 +74,5 @@ def test_lines_go_to_what_stands_in_for_the_terminal() -> None:
     log_to(None)
     above_the_bar = io.StringIO()
     with contextlib.redirect_stdout(above_the_bar):  # as a progress bar does, later
-        logging.getLogger("codd_lightning").info("said")
+        log.info("said")
     assert above_the_bar.getvalue() == "said\n"
