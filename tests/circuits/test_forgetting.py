@@ -18,6 +18,7 @@ from codd_lightning.circuits import (
     Traces,
     split_forgetful_states,
 )
+from codd_lightning.circuits.forgetting import first_direction
 
 from .structures import CLOSE
 from .test_contextual import make_evidence
@@ -296,3 +297,20 @@ def test_states_that_differ_by_position_are_refused() -> None:
     circuit = HMM(4, 6, LENGTH, homogeneous=False)
     with pytest.raises(CircuitError, match="use homogeneous=true"):
         split_forgetful_states(circuit, traces_of(twins(), text()))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_the_direction_of_the_largest_eigenvalue_is_that_of_float64(scale: float) -> None:
+    residual = torch.randn(20, 9, 30) * scale
+    gram = residual.mT @ residual
+    exact = torch.linalg.eigh(gram.double())
+    apart = exact.eigenvalues[:, -2] < 0.98 * exact.eigenvalues[:, -1]
+    assert apart.sum() > 10
+    found = first_direction(gram)
+    found = found / found.norm(dim=-1, keepdim=True)
+    cosine = (found.double() * exact.eigenvectors[..., -1]).sum(-1).abs()[apart]
+    assert_close(cosine, torch.ones_like(cosine), rtol=0, atol=1e-5)
+
+
+def test_where_nothing_is_left_over_there_is_no_direction() -> None:
+    assert first_direction(torch.zeros(2, 3, 3)).abs().max() == 0.0
