@@ -68,7 +68,8 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outputs", type=Path)
-    runs, warnings = collect(parser.parse_args().outputs, leave_out=Path("report"))
+    given = parser.parse_args()
+    runs, warnings = collect(given.outputs, leave_out=Path("report"))
     print(*warnings, sep="\n")
     found = {
         run.name: [sorted(records, key=lambda record: record["index"]) for records in run.samples.values()]
@@ -76,7 +77,9 @@ def main() -> None:
     }
     quota = {name: [s for s in settings if s[0].get("commit") is None] for name, settings in found.items()}
     rules = {name: [s for s in settings if s[0].get("commit") is not None] for name, settings in found.items()}
-    factorized = next(name for name in found if "factorized" in name)
+    factorized = next((name for name in found if "factorized" in name), None)
+    if factorized is None:
+        parser.error(f"{given.outputs} holds no finished run of circuit=factorized")
     passes = [f"at most {budget}" for budget in BUDGETS]
     ways = [(name, way, of[name]) for name in found for way, of in (("quota", quota), ("commit rule", rules))]
     cells = [[name, way, *(accuracy(chosen(of, budget)) for budget in BUDGETS)] for name, way, of in ways]

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from rich.table import Table
 
 from codd_lightning.cli.compose import compose_experiment
-from codd_lightning.cli.launchers import LAUNCHERS, Cell, require_launcher
+from codd_lightning.cli.launchers import LAUNCHERS, Cell, require_launcher, require_options
 from codd_lightning.cli.world import require_lasting_folder
 from codd_lightning.errors import UserError
 
@@ -43,6 +43,8 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
         if not override.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher.")):
             raise UserError(f"{override}: a grid has one folder: give one output_dir, and of hydra only the launcher")
     hydra = compose_experiment(experiment, of_hydra, whole=True).hydra
+    launcher = hydra.runtime.choices["hydra/launcher"]
+    require_options(launcher, hydra.launcher)
     cells = make_cells(experiment, overrides)
     parent = cells[0].folder.parent
     try:
@@ -53,8 +55,7 @@ def run_grid(experiment: str, overrides: Sequence[str]) -> int:
     for cell in cells:
         if not any(cell is other for other in waiting):
             print(f"{cell.folder}: finished before")
-    launch = LAUNCHERS[hydra.runtime.choices["hydra/launcher"]]
-    ended = launch(waiting, hydra.launcher) if waiting else []
+    ended = LAUNCHERS[launcher](waiting, hydra.launcher) if waiting else []
     statuses = dict(zip([cell.folder for cell in waiting], ended, strict=True))
     _compare([(cell, statuses.get(cell.folder, 0)) for cell in cells])
     return max(statuses.values(), default=0)

@@ -22,6 +22,7 @@ from codd_lightning.cli.run_folder import holds_finished, write_text
 from codd_lightning.errors import UserError
 
 POLL_SECONDS = 5.0
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 JOBS = "jobs.json"  # of a grid: the job of each cell that was submitted last
 SUBMITIT = ".submitit"  # of a grid: a folder for each job, with its messages
 # Options of `hydra/launcher=slurm` that submitit takes for all clusters alike; the others are SLURM's.
@@ -80,13 +81,13 @@ def _run(cell: Cell) -> int:
 
 
 def some_at_a_time(cells: Sequence[Cell], options: DictConfig) -> list[int]:
-    """In processes of their own, whose messages go into files; a signal that ends this one ends them.
+    """In processes of their own, whose messages go into files; a signal that ends this one is passed on to them.
 
     Raises:
         KeyboardInterrupt: such a signal came; says how to go on.
     """
     started: list[subprocess.Popen[bytes]] = []
-    ended, starts = threading.Event(), threading.Lock()
+    ended, starts = threading.Event(), threading.RLock()  # a second signal may come while the first is passed on
     parent = cells[0].folder.parent
 
     def run(cell: Cell) -> int:
@@ -97,29 +98,30 @@ def some_at_a_time(cells: Sequence[Cell], options: DictConfig) -> list[int]:
             with starts:  # or one could start when the others have been ended
                 if ended.is_set():
                     return 1
-                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+                # in a session of its own, so that Ctrl-C reaches it once, and by us
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
                 started.append(process)
             status = process.wait()
         print(f"{cell.folder}: {'done' if status == 0 else f'failed, see {messages}'}", flush=True)
         return status
 
-    def end(*_: Any) -> None:
+    def end(number: int, _: Any) -> None:
         with starts:
             ended.set()
             for process in started:
-                process.terminate()
+                process.send_signal(number)
         raise KeyboardInterrupt(f"start the same grid with output_dir={parent} to go on")
 
-    if not (isinstance(options.at_once, int) and options.at_once > 0):
-        raise UserError(f"hydra.launcher.at_once={options.at_once} must be a whole number of cells, at least 1")
-    before = signal.getsignal(signal.SIGTERM)
-    if before is signal.SIG_DFL:  # in a job, SLURM tells the cells itself
-        signal.signal(signal.SIGTERM, end)
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if handler in (signal.SIG_DFL, signal.default_int_handler):  # in a job, SLURM tells the cells itself
+            signal.signal(number, end)
     try:
         with ThreadPoolExecutor(options.at_once) as pool:
             return list(pool.map(run, cells))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,16 @@ def _active_jobs() -> set[str]:
 
 
 LAUNCHERS: dict[str, Launcher] = {"basic": one_after_another, "local": some_at_a_time, "slurm": as_job_array}
+
+
+def require_options(name: str, options: DictConfig) -> None:
+    """Refuses options of a launcher that it cannot work with.
+
+    Raises:
+        UserError: names the mend.
+    """
+    if name == "local" and not (isinstance(options.at_once, int) and options.at_once > 0):
+        raise UserError(f"hydra.launcher.at_once={options.at_once} must be a whole number of cells, at least 1")
 
 
 def require_launcher(overrides: Sequence[str]) -> None:

@@ -49,8 +49,12 @@ class TrainingLines(ProgressBar):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self._speaks:
-            loss = trainer.callback_metrics.get("train/loss")
-            self._lines.reach(trainer.global_step, "" if loss is None else f", loss {float(loss):.3f}")
+            self._lines.reach(trainer.global_step, lambda: self._loss_of(trainer))
+
+    @staticmethod
+    def _loss_of(trainer: L.Trainer) -> str:
+        loss = trainer.callback_metrics.get("train/loss")
+        return "" if loss is None else f", loss {float(loss):.3f}"
 
 
 def training_progress() -> ProgressBar:
@@ -94,12 +98,12 @@ class Lines:
         """Takes the number of units that were just done."""
         self.reach(self._reached + done)
 
-    def reach(self, reached: int, also: str = "") -> None:
-        """Takes how many are done in all, and more to say."""
+    def reach(self, reached: int, also: Callable[[], str] = str) -> None:
+        """Takes how many are done in all, and what gives more to say: a device need not be waited for otherwise."""
         now, self._reached = time.monotonic(), reached
         if now - self._said < self._seconds or reached == self._there:
             return
         self._said = now
         minutes = math.ceil((now - self._start) / (reached - self._there) * (self._total - reached) / 60)
         left = f"about {minutes} minutes left" if minutes > 1 else "less than a minute left"
-        log.info("%s: %s %d of %d%s, %s", self._of, self._unit, reached, self._total, also, left)
+        log.info("%s: %s %d of %d%s, %s", self._of, self._unit, reached, self._total, also(), left)

@@ -126,7 +126,7 @@ def _export(experiment: Experiment, folder: RunFolder) -> None:
         save_backbone(experiment.backbone, folder.path / "backbone")
     if experiment.circuit is not None:
         save_circuit(experiment.circuit, folder.path / "circuit")
-    log.info("what was trained is in %s; measuring it now", folder.path)
+    log.info("%s holds what is now measured", folder.path)
 
 
 def _say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:

@@ -18,7 +18,7 @@ from codd_lightning.errors import UserError
 log = logging.getLogger("codd_lightning")
 
 # Keys that say where a run goes or how it is shown, not what it computes.
-NOT_OF_THE_RUN = ("output_dir", "overwrite")
+NOT_OF_THE_RUN = ("output_dir", "overwrite", "trainer.progress_bar")
 # What a run writes; nothing else in its folder is ever touched.
 PARTS = (
     *("config.yaml", "manifest.json", "results.json", "samples.jsonl", "log.txt"),
@@ -101,6 +101,8 @@ class RunFolder:
         """Ctrl-C, with what to do next."""
         if self.continued:
             return KeyboardInterrupt(f"add output_dir={self.path} to continue from the last checkpoint")
+        if (self.path / "samples").exists():
+            return KeyboardInterrupt(f"add output_dir={self.path} to go on measuring")
         return KeyboardInterrupt("before the first checkpoint: nothing was saved")
 
     @property
@@ -180,7 +182,13 @@ def _of_the_run(resolved: str) -> dict[str, Any] | None:
         return None
     if not isinstance(config, dict):
         return None
-    return {str(key): value for key, value in config.items() if key not in NOT_OF_THE_RUN}
+    for key in NOT_OF_THE_RUN:
+        *parents, name = key.split(".")
+        part: Any = config
+        for parent in parents:
+            part = part.get(parent, {})
+        part.pop(name, None)
+    return {str(key): value for key, value in config.items()}
 
 
 def _first_difference(there: Any, here: Any, key: str = "") -> str | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from codd_lightning.decoding.commit import COMMIT, INDEPENDENCE
@@ -137,6 +137,8 @@ class DecodingConfig:
             return
         if self.commit_bound is None:
             raise UserError(f"decoding.commit={self.commit} needs a decoding.commit_bound")
+        if not isinstance(self.commit_bound, Real) or isinstance(self.commit_bound, bool):
+            raise UserError(f"decoding.commit_bound={self.commit_bound!r} is not a number")
         probability = self.commit in ("threshold", "joint")
         if not 0.0 <= self.commit_bound < (1.0 if probability else math.inf):
             below = "below 1, as a probability" if probability else "finite"
@@ -151,6 +153,16 @@ class DecodingConfig:
             raise UserError("decoding.commit_reads=circuit is for decoding.paradigm=block")
         if self.commit_reads == "circuit" and self.proposal == "factorized":
             raise UserError("decoding.commit_reads=circuit has no effect with decoding.proposal=factorized")
+        if self.commit_reads == "circuit" and self.proposal is not None and PROPOSALS[self.proposal].tempers_evidence:
+            raise UserError(
+                f"decoding.proposal={self.proposal} tempers what the circuit is told, which a rule cannot read: "
+                "use decoding.commit_reads=backbone"
+            )
+        if self.commit in COMMIT and self.remasking == "random":
+            raise UserError(
+                f"decoding.commit={self.commit} commits the best-ranked positions, which decoding.remasking=random "
+                "does not know before it draws them"
+            )
 
     @property
     def blocks(self) -> int:

@@ -178,7 +178,10 @@ class Denoising:
         counted = masked
         if self._config.eos == "last":
             counted = masked & ~torch.isin(probabilities.argmax(-1), self.eos_token_ids)
-        return torch.maximum(how_many(self._config.commit, probabilities, counted, bound), masked.any(-1).long())
+        ranking = REMASKING[self._config.remasking]
+        scores = ranking.score(probabilities, None, torch.zeros_like(probabilities[..., 0]))
+        found = how_many(self._config.commit, probabilities, scores, counted, bound)
+        return torch.maximum(found, masked.any(-1).long())
 
     def _commit(self, asked: Asked, quota: Tensor | None) -> None:
         """Asks a proposal about each window, the coupled one where the circuit acts, and writes what it answers.
@@ -200,6 +203,7 @@ class Denoising:
                 wanted, least_joint = some.opened.sum(-1), self._config.commit_bound
             elif posterior is not None and self._config.commit_reads == "circuit":
                 wanted = self._by_rule(posterior.token_marginals(), some.opened)
+                self.circuit_calls[some.rows] += 1
             else:
                 wanted = self._by_rule(some.logits.softmax(-1), some.opened)
             answer = proposal.answer(self._question(some, wanted, posterior, least_joint))

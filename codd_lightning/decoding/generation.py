@@ -165,6 +165,8 @@ def choose_proposal(config: DecodingConfig, circuit: Circuit | None) -> Proposal
     proposal = PROPOSALS[name]
     if proposal.coupled and circuit is None:
         raise UserError(f"decoding.proposal={name} needs a circuit; without one only factorized decodes")
+    if config.commit_reads == "circuit" and not proposal.coupled:
+        raise UserError("decoding.commit_reads=circuit needs a circuit; without one use decoding.commit_reads=backbone")
     if proposal.reads_latents and circuit is not None and not circuit.has_latents:
         raise UserError(
             f"decoding.proposal={name} reads latent states, and circuit={circuit.structure} has none: "

@@ -27,7 +27,7 @@ def area_under_parallelism(points: Sequence[tuple[float, float]], best: float | 
     So an accuracy of 80 at ρ = 1 alone gives 80; the same accuracy held up to ρ = 4, if none is better, 320.
 
     Args:
-        points: (ρ, y) pairs: tokens per forward pass, and accuracy in percent.
+        points: (ρ, y) pairs: tokens per forward pass, and accuracy in percent; the best counts of those at one ρ.
         best: y_max, the highest accuracy that any method reaches on the task; None for the highest of the points.
 
     Returns:
@@ -38,7 +38,10 @@ def area_under_parallelism(points: Sequence[tuple[float, float]], best: float | 
     """
     if not points or min(parallelism for parallelism, _ in points) <= 0:
         raise ValueError("an area needs points, each at more than 0 tokens per pass")
-    ordered = sorted(points)
+    at: dict[float, float] = {}
+    for parallelism, accuracy in points:
+        at[parallelism] = max(accuracy, at.get(parallelism, accuracy))
+    ordered = sorted(at.items())
     least = ordered[0][1] - MOST_LOST - ROUNDING
     kept = [(parallelism, accuracy) for parallelism, accuracy in ordered if accuracy >= least]
     top = max(accuracy for _, accuracy in points) if best is None else best

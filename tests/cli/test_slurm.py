@@ -260,6 +260,7 @@ def test_what_is_wrong_with_a_launcher_is_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+    assert "squeue" in words or not (tmp_path / "grid").exists()
 
 
 @pytest.mark.usefixtures("_own_handlers")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from codd_lightning.backbones import Backbone, load_backbone
 from codd_lightning.circuits import HMM, Evidence
@@ -28,6 +29,12 @@ def logits(rows: int = 6) -> Tensor:
     return 3.0 * torch.randn(rows, LENGTH, VOCABULARY, generator=torch.Generator().manual_seed(0))
 
 
+def surest_first() -> tuple[Tensor, Tensor]:
+    """Probabilities, and scores that rank by the largest of each."""
+    probabilities = logits().softmax(-1)
+    return probabilities, probabilities.amax(-1)
+
+
 @pytest.mark.parametrize("bound", [0.01, 0.3, 1.0, 3.0, 100.0])
 def test_the_entropy_bound_is_that_of_transformers(bound: float) -> None:
     theirs = pytest.importorskip(
@@ -38,7 +45,8 @@ def test_the_entropy_bound_is_that_of_transformers(bound: float) -> None:
     sampler.accept_canvas(canvas, canvas, logits(), 0)
     assert sampler.accepted_token_mask is not None
     everything = torch.ones(6, LENGTH, dtype=torch.bool)
-    found = how_many("entropy_bound", logits().softmax(-1), everything, bound)
+    probabilities = logits().softmax(-1)
+    found = how_many("entropy_bound", probabilities, -Categorical(probabilities).entropy(), everything, bound)
     assert found.tolist() == sampler.accepted_token_mask.sum(-1).tolist()
 
 
@@ -46,7 +54,7 @@ def test_the_entropy_bound_is_that_of_transformers(bound: float) -> None:
 def test_the_threshold_counts_what_is_above_it_and_never_nothing(bound: float) -> None:
     masked = torch.rand(6, LENGTH, generator=torch.Generator().manual_seed(1)) < 0.6
     masked[0] = False
-    found = how_many("threshold", logits().softmax(-1), masked, bound)
+    found = how_many("threshold", *surest_first(), masked, bound)
     for row, (probabilities, open_) in enumerate(zip(logits().softmax(-1), masked, strict=True)):
         sure = sum(float(probabilities[i].max()) > bound for i in range(LENGTH) if open_[i])
         assert int(found[row]) == (max(sure, 1) if open_.any() else 0)
@@ -55,11 +63,41 @@ def test_the_threshold_counts_what_is_above_it_and_never_nothing(bound: float) -
 @pytest.mark.parametrize("factor", [0.1, 0.5, 1.0, 3.0])
 def test_the_factor_form_counts_as_its_definition(factor: float) -> None:
     masked = torch.rand(6, LENGTH, generator=torch.Generator().manual_seed(2)) < 0.7
-    found = how_many("factor", logits().softmax(-1), masked, factor)
+    found = how_many("factor", *surest_first(), masked, factor)
     for row, (probabilities, open_) in enumerate(zip(logits().softmax(-1), masked, strict=True)):
         sure = sorted((float(probabilities[i].max()) for i in range(LENGTH) if open_[i]), reverse=True)
         fitting = [n for n in range(1, len(sure) + 1) if (n + 1) * (1 - sure[n - 1]) < factor]
         assert int(found[row]) == max([*fitting, min(len(sure), 1)])
+
+
+HOLDS: dict[str, Callable[[Tensor, Tensor], float]] = {  # of confidences and entropies of a step, what is bounded above
+    "threshold": lambda sure, unsure: -float(sure.min()),
+    "factor": lambda sure, unsure: (len(sure) + 1) * (1.0 - float(sure.min())),
+    "entropy_bound": lambda sure, unsure: float(unsure.sum() - unsure.max()),
+    "joint": lambda sure, unsure: -float(sure.prod()),
+}
+
+
+@pytest.mark.parametrize("remasking", ["low_confidence", "margin", "entropy", "left_to_right"])
+@pytest.mark.parametrize(
+    ("rule", "bound"), [("threshold", 0.6), ("factor", 1.5), ("entropy_bound", 1.0), ("joint", 0.3)]
+)
+def test_what_a_step_commits_keeps_the_bound_whatever_ranks(
+    rule: str, bound: float, remasking: str, fixed_logits: Callable[..., Any]
+) -> None:
+    most = 0
+    for said in logits():
+        config = DecodingConfig(
+            max_new_tokens=LENGTH, block_length=LENGTH, commit=rule, commit_bound=bound, remasking=remasking, trace=True
+        )
+        trace = generate(fixed_logits(said, MASK), [[1]], config).trace
+        assert trace is not None
+        committed = trace[0].committed[0]
+        most = max(most, int(committed.sum()))
+        if committed.sum() > 1:
+            held = HOLDS[rule](said.softmax(-1).amax(-1)[committed], Categorical(logits=said).entropy()[committed])
+            assert held <= (-bound if rule in ("threshold", "joint") else bound)
+    assert most > 1
 
 
 def test_a_bound_turns_the_steps_into_an_outcome(fixed_logits: Callable[..., Any]) -> None:
@@ -118,7 +156,7 @@ def test_a_rule_may_read_the_circuits_exact_marginals(
 @pytest.mark.parametrize("bound", [0.0, 0.05, 0.3, 0.9])
 def test_the_joint_rule_counts_while_the_product_is_at_least_the_bound(bound: float) -> None:
     masked = torch.rand(6, LENGTH, generator=torch.Generator().manual_seed(2)) < 0.7
-    found = how_many("joint", logits().softmax(-1), masked, bound)
+    found = how_many("joint", *surest_first(), masked, bound)
     for row, (probabilities, open_) in enumerate(zip(logits().softmax(-1), masked, strict=True)):
         sure = sorted((float(probabilities[i].max()) for i in range(LENGTH) if open_[i]), reverse=True)
         fitting = [n for n in range(1, len(sure) + 1) if math.prod(sure[:n]) >= bound]

@@ -50,6 +50,12 @@ from codd_lightning.errors import UserError
             {"commit": "factor", "commit_bound": 1.0, "commit_reads": "circuit", "proposal": "factorized"},
             ["commit_reads", "circuit", "no effect"],
         ),
+        ({"commit": "joint", "commit_bound": "0.5"}, ["commit_bound", "'0.5'"]),
+        ({"commit": "joint", "commit_bound": 0.5, "remasking": "random"}, ["commit", "joint", "remasking=random"]),
+        (
+            {"commit": "joint", "commit_bound": 0.5, "commit_reads": "circuit", "proposal": "latent_reference"},
+            ["proposal", "latent_reference", "commit_reads=backbone"],
+        ),
         ({"steps": None}, ["steps", "None"]),
         ({"suppress_tokens": "12"}, ["suppress_tokens", "'12'"]),
         ({"cache": "all"}, ["cache", "all", "dual"]),

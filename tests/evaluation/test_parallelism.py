@@ -34,6 +34,11 @@ def test_trapezoids_stand_between_the_points_in_any_order() -> None:
     assert area_under_parallelism(points) == pytest.approx(expected)
 
 
+def test_of_two_points_at_one_parallelism_the_worse_changes_nothing() -> None:
+    points = [(1.0, 90.0), (4.0, 90.0)]
+    assert area_under_parallelism([(1.0, 86.0), *points, (4.0, 88.0)]) == area_under_parallelism(points)
+
+
 def test_more_than_five_points_lost_count_for_nothing() -> None:
     held = [(1.0, 80.0), (2.0, 75.0)]
     assert area_under_parallelism([*held, (9.0, 74.9)]) == area_under_parallelism(held)
