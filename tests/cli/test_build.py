@@ -20,7 +20,7 @@ def test_a_shipped_experiment_builds(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "limit", "decoders"), [("worded_sums", 185552, 33), ("lists", 185552, 33), ("gsm8k", 1300000, 0)]
+    ("task", "limit", "decoders"), [("worded_sums", 185552, 27), ("lists", 185552, 27), ("gsm8k", 1300000, 0)]
 )
 def test_rivals_is_one_grid_over_tasks(task: str, limit: int, decoders: int) -> None:
     config = compose_experiment("rivals", [f"rivals={task}", "circuit=sampler_head"])
