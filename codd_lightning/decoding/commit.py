@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from codd_lightning.decoding.remasking import ranked
+
 # From probabilities (B, L, V), all positions of each row best first (B, L), whether each of those may be committed
 # (B, L), which the first ones may, and a bound, to the number of positions to commit (B,).
 CommitRule = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -69,6 +71,6 @@ def how_many(rule: str, probabilities: Tensor, scores: Tensor, masked: Tensor, b
     Returns:
         `(B,)` long, how many of the best-ranked.
     """
-    order = scores.masked_fill(~masked, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    order = ranked(scores, masked)
     found = COMMIT[rule](probabilities, order, masked.gather(1, order), bound)
     return torch.maximum(found, masked.any(-1).long())

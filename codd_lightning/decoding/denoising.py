@@ -178,8 +178,7 @@ class Denoising:
         counted = masked
         if self._config.eos == "last":
             counted = masked & ~torch.isin(probabilities.argmax(-1), self.eos_token_ids)
-        ranking = REMASKING[self._config.remasking]
-        scores = ranking.score(probabilities, None, torch.zeros_like(probabilities[..., 0]))
+        scores = REMASKING[self._config.remasking].score(probabilities, None, torch.zeros_like(probabilities[..., 0]))
         found = how_many(self._config.commit, probabilities, scores, counted, bound)
         return torch.maximum(found, masked.any(-1).long())
 

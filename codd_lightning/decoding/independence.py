@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from codd_lightning.decoding.remasking import ranked
+
 
 def independent_positions(
     logits: Tensor,
@@ -32,8 +34,7 @@ def independent_positions(
     """
     log_p = logits.log_softmax(-1)
     confidence, tokens = log_p.max(-1)
-    order = confidence.masked_fill(~candidates, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = order.argsort(-1)
+    rank = ranked(confidence, candidates).argsort(-1)
     kept, passes = candidates.clone(), torch.zeros_like(rank[:, 0])
     for digit in reversed(range((candidates.shape[1] - 1).bit_length())):
         tested = kept & ((rank >> digit) & 1 == 1)

@@ -56,6 +56,11 @@ REMASKING: dict[str, Ranking] = {
 }
 
 
+def ranked(scores: Tensor, eligible: Tensor) -> Tensor:
+    """`(B, L)` long: all positions of each row, the best-scored eligible ones first; ties go to the left."""
+    return scores.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+
+
 def best_first(scores: Tensor, eligible: Tensor, quota: Tensor) -> Tensor:
     """The `quota` best-scored eligible positions of each row; ties go to the left.
 
@@ -67,7 +72,7 @@ def best_first(scores: Tensor, eligible: Tensor, quota: Tensor) -> Tensor:
     Returns:
         `(B, L)` bool.
     """
-    order = scores.masked_fill(~eligible, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
+    order = ranked(scores, eligible)
     place = torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
