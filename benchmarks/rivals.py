@@ -4,10 +4,12 @@
 
 A setting (commit rule, bound or steps, order) is chosen on the problems of even number, among those that took at most
 so many passes there; what is said of it is measured on the others: strict accuracy with its 95 % interval (Wilson),
-passes, seconds. Differences are paired (bootstrap interval, McNemar's exact p), on those problems.
+passes, seconds. Differences are paired (bootstrap interval, McNemar's exact p), on those problems. The oracle is the
+backbone alone at the most steps, one token each, in its better order.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,6 +85,9 @@ def main() -> None:
     passes = [f"at most {budget}" for budget in BUDGETS]
     ways = [(name, way, of[name]) for name in found for way, of in (("quota", quota), ("commit rule", rules))]
     cells = [[name, way, *(accuracy(chosen(of, budget)) for budget in BUDGETS)] for name, way, of in ways]
+    most = max(setting[0]["steps_per_block"] for setting in quota[factorized])
+    oracle = chosen([s for s in quota[factorized] if s[0]["steps_per_block"] == most], math.inf)
+    table("Oracle", ["backbone alone, one token a step", ""], [[accuracy(oracle), named(oracle)]])
     table("Strict accuracy, %, by passes a sample", ["circuit", "", *passes], cells)
     cells = [[name, way, *(named(chosen(of, budget)) for budget in BUDGETS)] for name, way, of in ways]
     table("Chosen", ["circuit", "", *passes], cells)

@@ -125,15 +125,15 @@ def callbacks_of(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
             yield str(name), callback
 
 
-def without_effect(config: DictConfig) -> list[str]:
-    """Options that are set and that the chosen parts do not use, as `key=value`."""
-    return [
-        f"{prefix}{option.name}={node[option.name]}"
+def without_effect(config: DictConfig) -> dict[str, Any]:
+    """Options that are set and that the chosen parts do not use: their values by dotted key."""
+    return {
+        f"{prefix}{option.name}": node[option.name]
         for prefix, node in _nodes(config)
         if dataclasses.is_dataclass(schema := OmegaConf.get_type(node))
         for option in dataclasses.fields(schema)
         if option.metadata.get("unused") and node[option.name] is not None
-    ]
+    }
 
 
 def settings_of(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:

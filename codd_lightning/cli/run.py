@@ -48,8 +48,8 @@ def run(config: DictConfig, local_rank: int | None = None, overrides: Sequence[s
     try:
         training.join(folder)
         log_to(folder.log_file, speaks=training.leads)
-        for option in without_effect(config):
-            log.warning("%s has no effect here", option)
+        for option, value in without_effect(config).items():
+            log.warning("%s=%s has no effect here", option, value)
         warn_of_dropped(experiment, SPLITS)
         manifest = None
         if training.leads:

@@ -55,8 +55,8 @@ def open_trained(config: DictConfig, processes: Processes) -> tuple[FinishedRun 
 def begin(config: DictConfig, run: FinishedRun | None, experiment: Experiment, folder: RunFolder) -> Manifest | None:
     """Opens the log of a folder that is measured into, and the manifest of one that holds no run yet."""
     log_to(folder.log_file)
-    for option in without_effect(config):
-        log.warning("%s has no effect here", option)
+    for option, value in without_effect(config).items():
+        log.warning("%s=%s has no effect here", option, value)
     if config.cache.path is not None:
         log.warning("cache.path=%s has no effect here: the backbone is asked itself", config.cache.path)
     if run is not None:

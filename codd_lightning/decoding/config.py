@@ -147,6 +147,11 @@ class DecodingConfig:
             raise UserError(f"decoding.schedule={self.schedule} has no effect with decoding.commit={self.commit}")
         if self.commit == INDEPENDENCE and self.paradigm != "block":
             raise UserError("decoding.commit=independence is for decoding.paradigm=block")
+        if self.commit == INDEPENDENCE and self.proposal == "factorized" and self.remasking != "low_confidence":
+            raise UserError(
+                f"decoding.remasking={self.remasking} has no effect with decoding.commit=independence, which commits "
+                "all it finds, and decoding.proposal=factorized, which draws them in no order"
+            )
         if self.commit == INDEPENDENCE and self.commit_reads == "circuit":
             raise UserError("decoding.commit_reads=circuit has no effect with decoding.commit=independence")
         if self.commit_reads == "circuit" and self.paradigm != "block":

@@ -105,6 +105,10 @@ def test_every_proposal_ends_with_nothing_masked(eos: str, proposal: str, random
     ("options", "said"),
     [
         ({"paradigm": "full"}, "decoding.commit=independence is for decoding.paradigm=block"),
+        (
+            {"proposal": "factorized", "remasking": "left_to_right"},
+            "decoding.remasking=left_to_right has no effect with decoding.commit=independence",
+        ),
         ({"commit_reads": "circuit"}, "commit_reads=circuit has no effect with decoding.commit=independence"),
         ({"commit_bound": None}, "decoding.commit=independence needs a decoding.commit_bound"),
     ],
