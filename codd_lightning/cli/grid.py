@@ -3,7 +3,7 @@
 import itertools
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,15 @@ GAIN = "cll_gain"
 BARRIER = ("nats_left", "one_step_right")
 # By which cells are ranked, the first that all of them have.
 KINDS = ("mean accuracy", "nats left", "mean gain")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One compared number of a cell: of which kind, how good, and how it is shown."""
+
+    kind: str
+    merit: float
+    text: str
 
 
 def run_grid(experiment: str, overrides: Sequence[str]) -> int:
@@ -127,16 +136,7 @@ def _compare(cells: Sequence[tuple[Cell, int]]) -> None:
 
     parent = cells[0][0].folder.parent
     measured = {cell.folder: _figures(cell.folder) for cell, status in cells if status == 0}
-    columns = list(dict.fromkeys(name for figures in measured.values() for name in figures))
-    table = Table(title=f"{len(cells)} cells under {parent}", title_justify="left")
-    table.add_column("cell", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for cell, status in cells:
-        figures = measured.get(cell.folder, {})
-        outcome = [figures[name].text if name in figures else "" for name in columns] if status == 0 else ["failed"]
-        table.add_row(cell.folder.name, *outcome)
-    print(render(table))
+    print(render(_side_by_side(parent, {cell.folder.name: measured.get(cell.folder) for cell, _ in cells})))
     print(f"next:\n  tensorboard --logdir {parent}")
     best = _best([(cell, measured[cell.folder]) for cell, status in cells if status == 0])
     if best is not None:
@@ -144,13 +144,22 @@ def _compare(cells: Sequence[tuple[Cell, int]]) -> None:
         print(f"  {shlex.join(['codd', 'train', best[1].experiment, *best[1].overrides])}")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One compared number of a cell: of which kind, how good, and how it is shown."""
-
-    kind: str
-    merit: float
-    text: str
+def _side_by_side(parent: Path, measured: Mapping[str, Mapping[str, Figure] | None]) -> Table:
+    """The figures of all cells, None where one failed; of cells and figures, the fewer stand across."""
+    names = list(dict.fromkeys(name for figures in measured.values() for name in figures or {})) or [""]
+    lines = [["", *names]]
+    for cell, figures in measured.items():
+        of_cell = ["failed" if figures is None else figures[name].text if name in figures else "" for name in names]
+        lines.append([cell, *of_cell])
+    if len(names) > len(measured):
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    table = Table(title=f"{len(measured)} cells under {parent}", title_justify="left")
+    table.add_column(lines[0][0], no_wrap=True)
+    for title in lines[0][1:]:
+        table.add_column(title, justify="right")
+    for line in lines[1:]:
+        table.add_row(*line)
+    return table
 
 
 def _figures(folder: Path) -> dict[str, Figure]:
@@ -162,7 +171,8 @@ def _figures(folder: Path) -> dict[str, Figure]:
     for row in rows:
         name, value = row["name"], row["value"]
         if name == ACCURACY and row["decoder"] != "factorized":
-            label = f"{decoder_label(row)} @{row['steps_per_block']}"
+            budget = f" @{row['steps_per_block']}" if row.get("commit") is None else ""  # which a rule decides itself
+            label = f"{decoder_label(row)}{budget}"
             figures[label] = Figure("mean accuracy", value, f"{100 * value:.1f}")
         elif name in BARRIER and row["head"] != "factorized":
             merit = value if name == "one_step_right" else -value

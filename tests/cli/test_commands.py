@@ -14,9 +14,10 @@ from omegaconf import OmegaConf
 
 from codd_lightning.circuits import HMM, load_circuit, save_circuit
 from codd_lightning.cli import feasible
-from codd_lightning.cli.grid import Figure, _best
+from codd_lightning.cli.grid import Figure, _best, _side_by_side
 from codd_lightning.cli.launchers import Cell
 from codd_lightning.cli.main import main
+from codd_lightning.evaluation import render
 
 SMALL = [
     "data.train_size=96",
@@ -434,6 +435,18 @@ def test_a_grid_that_is_ended_leaves_no_cell_behind(number: signal.Signals, tmp_
     for cell in cells:
         with (cell / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no process is at work there
+
+
+@pytest.mark.parametrize("many", [1, 42])
+def test_cells_are_compared_by_figures_that_can_be_read(many: int) -> None:
+    names = [f"any_order_left_to_right_eos_last @{steps}" for steps in range(many)]
+    figures = {name: Figure("mean accuracy", 0.0, f"{10 + index}.5") for index, name in enumerate(names)}
+    measured = {"seed=0": figures, "seed=1": None, "seed=2": {}}
+    printed = render(_side_by_side(Path("outputs"), measured))
+    assert "…" not in printed
+    assert [printed.count(figure.text) for figure in figures.values()] == [1] * many
+    assert printed.count("failed") == many
+    assert all(printed.count(name) == 1 for name in measured)
 
 
 def test_a_tie_of_cells_is_left_to_what_tells_them_apart() -> None:
