@@ -145,21 +145,24 @@ def _compare(cells: Sequence[tuple[Cell, int]]) -> None:
 
 
 def _side_by_side(parent: Path, measured: Mapping[str, Mapping[str, Figure] | None]) -> Table:
-    """The figures of all cells, None where one failed; of cells and figures, the fewer stand across."""
+    """The figures of all cells, None where one failed, a line each or a column, whichever is less wide."""
     names = list(dict.fromkeys(name for figures in measured.values() for name in figures or {})) or [""]
     lines = [["", *names]]
     for cell, figures in measured.items():
         of_cell = ["failed" if figures is None else figures[name].text if name in figures else "" for name in names]
         lines.append([cell, *of_cell])
-    if len(names) > len(measured):
-        lines = [list(column) for column in zip(*lines, strict=True)]
+    lines = min(lines, [list(column) for column in zip(*lines, strict=True)], key=_width)
     table = Table(title=f"{len(measured)} cells under {parent}", title_justify="left")
     table.add_column(lines[0][0], no_wrap=True)
     for title in lines[0][1:]:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for line in lines[1:]:
         table.add_row(*line)
     return table
+
+
+def _width(lines: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) for column in zip(*lines, strict=True))
 
 
 def _figures(folder: Path) -> dict[str, Figure]:

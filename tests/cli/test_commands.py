@@ -449,6 +449,14 @@ def test_cells_are_compared_by_figures_that_can_be_read(many: int) -> None:
     assert all(printed.count(name) == 1 for name in measured)
 
 
+def test_long_names_of_cells_are_not_cut() -> None:
+    cells = [f"objective.weight=inverse_t,optimizer.lr=0.0625,seed={seed}" for seed in range(6)]
+    figures = {f"any_order_eos_last @{steps}": Figure("mean accuracy", 0.0, "1") for steps in range(8)}
+    printed = render(_side_by_side(Path("outputs"), dict.fromkeys(cells, figures)))
+    assert "…" not in printed
+    assert all(printed.count(name) == 1 for name in cells)
+
+
 def test_a_tie_of_cells_is_left_to_what_tells_them_apart() -> None:
     def figures(accuracy: float, gain: float) -> dict[str, Figure]:
         return {"any_order @1": Figure("mean accuracy", accuracy, ""), "gain 0–1": Figure("mean gain", gain, "")}
