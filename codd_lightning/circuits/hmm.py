@@ -137,6 +137,20 @@ class HMM(LatentCircuit):
         """
         return [self.initial_logits, *self.transition_logits, *(table.T for table in self.emission_logits)]
 
+    def take_states(self, source: Tensor) -> None:
+        """Each state n becomes what state `source[n]`, one of its group, was; in place, without gradients."""
+        for parameter in self.by_state():
+            parameter.copy_(parameter[source[: len(parameter)]])
+        for table in self.transition_logits:
+            table.copy_(table[:, source])
+
+    def arrange_states(self, said: Tensor) -> None:
+        """Puts states at the places that suit what they say, where places differ; in place, without gradients.
+
+        Args:
+            said: `(N, W)`, how often each state emits each of some tokens.
+        """
+
     def _chain(self, tables: Tables, scores: Tensor) -> Chain:
         # packed once for as long as the tables stand
         transitions = tables.prepared.setdefault("transitions", Transitions(tables.latent["transition"]))

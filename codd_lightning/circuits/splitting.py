@@ -30,7 +30,7 @@ def split_forgetful_states(circuit: HMM, traces: Traces) -> int:
     show that the next token or state depends on a token some positions before, beyond what the circuit expects, the
     states on the way are copied, and what follows one of two groups of tokens is led through the copies: the group that
     takes fewer of them. States that are free become the copies. The most nats for each copy come first, until none is
-    worth its while.
+    worth its while. Then `arrange_states` is told what each state says.
 
     Args:
         circuit: homogeneous.
@@ -192,13 +192,11 @@ def _write(circuit: HMM, traces: Traces, states: Tensor, source: Tensor) -> None
     said, said_then = (_count_pairs(labels, tokens, size, circuit.vocab_size) for labels in (now, then))
     emission = change(said, uses[:, None] * (said_then / used.clamp_min(1.0)[:, None])[source])
 
-    for parameter in circuit.by_state():
-        parameter.copy_(parameter[source[: len(parameter)]])  # a copy is of its own group
-    table = circuit.transition_logits[0]
-    table.copy_(table[:, source])
-    table += torch.where(touched[:, None] | touched, transition, 0.0)
+    circuit.take_states(source)
+    circuit.transition_logits[0] += torch.where(touched[:, None] | touched, transition, 0.0)
     circuit.initial_logits.add_(torch.where(touched, initial, 0.0))
     circuit.emission_logits[0] += torch.where(touched[:, None], emission, 0.0).T
+    circuit.arrange_states(said)
 
 
 def _count(labels: Tensor, size: int) -> Tensor:

@@ -270,9 +270,7 @@ def test_the_parameters_by_state_are_all_that_belong_to_states(kind: str) -> Non
     before = circuit.log_partition(evidence).detach()
     order = torch.tensor([2, 0, 1, 3])
     with torch.no_grad():
-        for parameter in circuit.by_state():
-            parameter.copy_(parameter[order[: len(parameter)]])
-        circuit.transition_logits[0].copy_(circuit.transition_logits[0][:, order])
+        circuit.take_states(order)
     assert_close(circuit.log_partition(evidence).detach(), before, **CLOSE)
 
 
@@ -291,6 +289,24 @@ def test_states_that_stop_are_copied_among_themselves() -> None:
     assert_close(emission[:, OF], torch.tensor([0.0] * 10 + [1.0] * 2))
     after = said_by(circuit, tokens)
     assert_close(after, torch.full_like(after, -math.log(2)), atol=0.05, rtol=0.0)
+
+
+def test_once_states_are_split_those_are_open_that_say_the_most() -> None:
+    torch.manual_seed(0)
+    circuit = SegmentedHMM(12, 6, LENGTH, 6, OF, 2, segments=2, stop_states=1, slots=2, latent_width=4)
+    plain = twins(spare=9)
+    order = torch.tensor([*range(3, 12), 0, 2, 1])  # those that say two things each are closed
+    with torch.no_grad():
+        circuit.initial_logits.copy_(plain.initial_logits[order])
+        circuit.transition_logits.copy_(plain.transition_logits[:, order][:, :, order])
+        circuit.emission_logits.copy_(plain.emission_logits[:, :, order])
+    tokens = text(mixed=True)
+    before = said_by(circuit, tokens)
+    assert split_forgetful_states(circuit, traces_of(circuit, tokens)) == 0
+    assert_close(said_by(circuit, tokens), before)
+    says = circuit.probabilities()[2]
+    half = torch.tensor(0.5)
+    assert_close(torch.stack([says[0, COUNT], says[0, NUMBER], says[1, RISES], says[1, GROWS]]), half.expand(4))
 
 
 def test_states_that_differ_by_position_are_refused() -> None:

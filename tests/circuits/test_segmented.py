@@ -241,6 +241,32 @@ def test_counts_of_prepared_evidence_are_those_of_the_static_part() -> None:
         assert_close(count, plain[name], **CLOSE)
 
 
+def test_those_states_are_open_that_say_the_most_nats() -> None:
+    torch.manual_seed(0)
+    circuit = SegmentedHMM(5, V, L, D, STOP, 2, segments=C, stop_states=1, slots=2, slot_rank=3, latent_width=4)
+    with torch.no_grad():
+        for parameter in circuit.parameters():
+            parameter.normal_()
+    before, shares = circuit.probabilities(), circuit.shares.detach().clone()
+    said = torch.tensor([[90, 1, 0, 0], [5, 5, 0, 5], [0, 0, 0, 0], [40, 0, 0, 39], [0, 0, 99, 0]]).float()
+    with torch.no_grad():
+        circuit.arrange_states(said)
+    order = torch.tensor([3, 1, 0, 2, 4])  # 79 ln 2, 15 ln 3, 91 tokens of hardly any entropy, none, and the stop
+    initial, transition, emission = circuit.probabilities()
+    assert_close(initial, before[0][order])
+    assert_close(transition, before[1][order][:, order])
+    assert_close(emission, before[2][order])
+    assert_close(circuit.shares.detach(), torch.stack([shares[3], shares[1], *torch.zeros(2, 2)]))
+
+
+def test_where_all_are_open_they_stay_in_their_places() -> None:
+    circuit = SegmentedHMM(5, V, L, D, STOP, segments=C, stop_states=1, slots=2, slot_rank=3, latent_width=4)
+    before = copy.deepcopy(circuit.state_dict())
+    with torch.no_grad():
+        circuit.arrange_states(torch.rand(5, V))
+    assert_close(circuit.state_dict(), before, rtol=0.0, atol=0.0)
+
+
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     circuit, evidence = make().float(), make_evidence()
     save_circuit(circuit, tmp_path / "circuit")

@@ -42,7 +42,7 @@ class SegmentedHMM(HMM):
         hidden_size: D, of the backbone's hidden states.
         stop_token: id of the token that ends a segment.
         open_states: S, how many of the M states may say what the context lets them; the others say the same always.
-            Each block gets a table of V · C · S entries. None for all that do not stop.
+            Each block gets a table of V · C · S entries. `arrange_states` chooses which. None for all that do not stop.
         segments: C, the most that are told apart; what follows belongs to the last.
         stop_states: how many of the M states emit the stop token.
         slots: K, what each segment may ask of the context.
@@ -115,7 +115,8 @@ class SegmentedHMM(HMM):
         )
         self.asks = zero(nn.Linear(adapter_width, slot_rank))  # U
         self.tokens = nn.Parameter(torch.empty(vocab_size, slot_rank).normal_())  # T
-        self.shares = nn.Parameter(torch.empty(open_states, slots).normal_(0.0, slots**-0.5))  # s
+        speaking = num_states - stop_states
+        self.shares = nn.Parameter(torch.empty(speaking, slots).normal_(0.0, slots**-0.5))  # s, first of the open ones
         stop = torch.zeros(vocab_size, dtype=torch.bool)
         stop[stop_token] = True
         is_stop = torch.arange(num_states) >= num_states - stop_states
@@ -130,14 +131,27 @@ class SegmentedHMM(HMM):
 
     @property
     def state_groups(self) -> list[Tensor]:
-        first_stop = self.num_states - self.stop_states
-        groups = torch.arange(self.num_states).tensor_split([self.open_states, first_stop])
-        return [group for group in groups if len(group)]
+        return list(torch.arange(self.num_states).split([len(self.shares), self.stop_states]))
 
     def by_state(self) -> list[Tensor]:
         last = list(self.latent_potentials[-1].parameters())  # weight and bias
         of_copies = [table.unflatten(0, (self.segments, -1)).transpose(0, 1) for table in last]
         return [*super().by_state(), self.shares, *of_copies]
+
+    def arrange_states(self, said: Tensor) -> None:
+        """Lets those states be open that say the most nats: how often each is met, times the entropy of its tokens.
+
+        What is closed loses its share of the slots: should it be open one day, it says at first what it did before.
+        """
+        speaking = len(self.shares)
+        if self.open_states == speaking:
+            return
+        said = said[:speaking]
+        nats = torch.special.xlogy(said.sum(1), said.sum(1)) - torch.special.xlogy(said, said).sum(1)
+        order = torch.arange(self.num_states, device=said.device)
+        order[:speaking] = nats.argsort(descending=True, stable=True)
+        self.take_states(order)
+        self.shares[self.open_states :] = 0.0
 
     def prepare(self, evidence: Evidence) -> Evidence:
         context = evidence.context
@@ -154,7 +168,8 @@ class SegmentedHMM(HMM):
             if evidence.absent is not None:  # nothing is there for a potential to speak of
                 potentials = potentials.masked_fill(evidence.absent[..., None], 0.0)
             gains = self.asks(slots) @ self.tokens.T  # (B, C · K, V)
-            gains = gains.unflatten(1, (self.segments, -1)).permute(0, 3, 1, 2) @ self.shares.T  # (B, V, C, S)
+            shares = self.shares[: self.open_states].T
+            gains = gains.unflatten(1, (self.segments, -1)).permute(0, 3, 1, 2) @ shares  # (B, V, C, S)
             log_static = self._log_emission()[:, None, : self.open_states]  # minus infinity for the stop token
             log_emission = (log_static + gains).log_softmax(1).flatten(2)
         return dataclasses.replace(evidence, latent_potentials=potentials, log_emission=log_emission, context=None)
