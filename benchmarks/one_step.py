@@ -4,7 +4,9 @@
 
 For held-out problems: nats a token, by the chain rule from left to right, of numbers and of everything else; and for
 the state that the true text makes most probable at each number, how often it stands for the same slot (before,
-operand, after) and for the same sentence as it mostly does.
+operand, after) and for the same sentence as it mostly does. For the open states of a segmented HMM: how much the
+context changes of what they say, the Kullback–Leibler divergence of E_h from E summed over the positions that each is
+the most probable state of, and the shares of it that lie in few of them.
 """
 
 import argparse
@@ -13,7 +15,7 @@ from collections import Counter, defaultdict
 import torch
 
 from codd_lightning.backbones import Backbone, load_backbone
-from codd_lightning.circuits import Circuit, Context, Evidence, load_circuit
+from codd_lightning.circuits import Circuit, Context, Evidence, SegmentedHMM, load_circuit
 from codd_lightning.tasks import WordedSums
 from codd_lightning.tasks.worded_sums import Step
 
@@ -43,12 +45,17 @@ def main() -> None:
     nats: dict[str, list[float]] = defaultdict(list)
     slots: dict[int, Counter[str]] = defaultdict(Counter)
     sentences: dict[int, Counter[str]] = defaultdict(Counter)
+    changed: list[torch.Tensor] = []
     for index in range(args.examples):
         example = task.example("validation", index, 0)
         tokens = tokenizer.encode(example.response)[:length]
         sentence = 0
         block = torch.tensor([tokens + [backbone.eos_token_ids[0]] * (length - len(tokens))])
-        scores, states = told(backbone, circuit, tokenizer.encode(example.prompt), block)
+        prompt = tokenizer.encode(example.prompt)
+        evidence = evidence_before(backbone, prompt, block)
+        scores, states = told(circuit, evidence, block)
+        if isinstance(circuit, SegmentedHMM):
+            changed.append(changed_by_context(circuit, evidence, states))
         for position, token in enumerate(tokens):
             word = tokenizer.decode([token]).strip()
             nats["numbers" if word.isdigit() else "everything else"].append(-scores[position])
@@ -63,11 +70,16 @@ def main() -> None:
         share = len(values) / everything
         print(f"{kind}: {sum(values) / len(values):.3f} nats a token, {share:.2f} of {everything} tokens")
     print(f"states of numbers: slot {share_of_mode(slots):.3f}, sentence {share_of_mode(sentences):.3f} as mostly")
+    if isinstance(circuit, SegmentedHMM):
+        most = torch.stack(changed).sum(0).sort(descending=True).values.cumsum(0)
+        counts = [count for count in (32, 64, 96) if count <= len(most)]
+        shares = ", ".join(f"{float(most[count - 1] / most[-1]):.3f} in {count}" for count in counts)
+        print(f"what the context changes: {float(most[-1]):.0f} nats in {circuit.open_states} states, {shares}")
 
 
 @torch.no_grad()
-def told(backbone: Backbone, circuit: Circuit, prompt: list[int], block: torch.Tensor) -> tuple[list[float], list[int]]:
-    """Log-probability of each token after those to its left, and the most probable states given all of them."""
+def evidence_before(backbone: Backbone, prompt: list[int], block: torch.Tensor) -> Evidence:
+    """What the backbone says of a block of which nothing is known."""
     start, length = len(prompt), block.shape[1]
     canvas = torch.tensor([[*prompt, *[backbone.mask_token_id] * (2 * length)]])
     prediction = backbone.predict(canvas, torch.arange(start + length), response_start=start)
@@ -75,14 +87,35 @@ def told(backbone: Backbone, circuit: Circuit, prompt: list[int], block: torch.T
     hidden = prediction.hidden
     assert hidden is not None
     context = Context(hidden[:, start:], hidden[:, :start], torch.ones(1, start, dtype=torch.bool))
-    logits = prediction.logits[:, start:]
-    posterior = circuit.posterior(Evidence.from_logits(logits, masked, backbone.mask_token_id, context=context))
+    return Evidence.from_logits(prediction.logits[:, start:], masked, backbone.mask_token_id, context=context)
+
+
+@torch.no_grad()
+def told(circuit: Circuit, evidence: Evidence, block: torch.Tensor) -> tuple[list[float], list[int]]:
+    """Log-probability of each token after those to its left, and the most probable states given all of them."""
+    posterior = circuit.posterior(evidence)
     scores = []
-    for position in range(length):
+    for position in range(block.shape[1]):
         marginal = posterior.token_marginals(torch.tensor([position]))
         scores.append(float(marginal[0, block[0, position]].log()))
         posterior.condition(0, position, block[0, position])
     return scores, posterior.mode().latents[0].tolist()
+
+
+@torch.no_grad()
+def changed_by_context(circuit: SegmentedHMM, evidence: Evidence, states: list[int]) -> torch.Tensor:
+    """Nats by which the context changes what the states of a block say, `(M,)`, summed over its positions."""
+    said = circuit.prepare(evidence).log_emission
+    assert said is not None
+    said = said[0].unflatten(-1, (circuit.segments, -1))  # (V, C, S)
+    static = circuit.probabilities()[2].log().T  # (V, M)
+    changed = torch.zeros(circuit.num_states)
+    for latent in states:
+        segment, state = divmod(latent, circuit.num_states)
+        if state < circuit.open_states:
+            here = said[:, segment, state]
+            changed[state] += torch.where(here > -torch.inf, here.exp() * (here - static[:, state]), 0.0).sum()
+    return changed
 
 
 if __name__ == "__main__":
