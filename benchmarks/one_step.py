@@ -73,8 +73,8 @@ def main() -> None:
     if isinstance(circuit, SegmentedHMM):
         most = torch.stack(changed).sum(0).sort(descending=True).values.cumsum(0)
         counts = [count for count in (32, 64, 96) if count <= len(most)]
-        shares = ", ".join(f"{float(most[count - 1] / most[-1]):.3f} in {count}" for count in counts)
-        print(f"what the context changes: {float(most[-1]):.0f} nats in {circuit.open_states} states, {shares}")
+        shares = "".join(f", {float(most[count - 1] / most[-1]):.3f} in {count}" for count in counts)
+        print(f"what the context changes: {float(most[-1]):.0f} nats in {circuit.open_states} states{shares}")
 
 
 @torch.no_grad()
@@ -114,7 +114,9 @@ def changed_by_context(circuit: SegmentedHMM, evidence: Evidence, states: list[i
         segment, state = divmod(latent, circuit.num_states)
         if state < circuit.open_states:
             here = said[:, segment, state]
-            changed[state] += torch.where(here > -torch.inf, here.exp() * (here - static[:, state]), 0.0).sum()
+            changed[state] += (
+                torch.where(here > -torch.inf, here.exp() * (here - static[:, state]), 0.0).sum().clamp_min(0.0)
+            )
     return changed
 
 

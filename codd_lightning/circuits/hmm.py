@@ -144,12 +144,13 @@ class HMM(LatentCircuit):
         for table in self.transition_logits:
             table.copy_(table[:, source])
 
-    def arrange_states(self, said: Tensor) -> None:
-        """Puts states at the places that suit what they say, where places differ; in place, without gradients.
+    def arranged(self, said: Tensor) -> Tensor:
+        """Which state each place suits by what states say, where places differ, `(N,)` long.
 
         Args:
             said: `(N, W)`, how often each state emits each of some tokens.
         """
+        return torch.arange(len(said), device=said.device)
 
     def _chain(self, tables: Tables, scores: Tensor) -> Chain:
         # packed once for as long as the tables stand

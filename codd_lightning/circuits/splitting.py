@@ -30,7 +30,7 @@ def split_forgetful_states(circuit: HMM, traces: Traces) -> int:
     show that the next token or state depends on a token some positions before, beyond what the circuit expects, the
     states on the way are copied, and what follows one of two groups of tokens is led through the copies: the group that
     takes fewer of them. States that are free become the copies. The most nats for each copy come first, until none is
-    worth its while. Then `arrange_states` is told what each state says.
+    worth its while. All are arranged anew by what they say (`arranged`).
 
     Args:
         circuit: homogeneous.
@@ -192,11 +192,11 @@ def _write(circuit: HMM, traces: Traces, states: Tensor, source: Tensor) -> None
     said, said_then = (_count_pairs(labels, tokens, size, circuit.vocab_size) for labels in (now, then))
     emission = change(said, uses[:, None] * (said_then / used.clamp_min(1.0)[:, None])[source])
 
-    circuit.take_states(source)
-    circuit.transition_logits[0] += torch.where(touched[:, None] | touched, transition, 0.0)
-    circuit.initial_logits.add_(torch.where(touched, initial, 0.0))
-    circuit.emission_logits[0] += torch.where(touched[:, None], emission, 0.0).T
-    circuit.arrange_states(said)
+    order = circuit.arranged(said)
+    circuit.take_states(source[order])
+    circuit.transition_logits[0] += torch.where(touched[:, None] | touched, transition, 0.0)[order][:, order]
+    circuit.initial_logits.add_(torch.where(touched, initial, 0.0)[order])
+    circuit.emission_logits[0] += torch.where(touched[:, None], emission, 0.0)[order].T
 
 
 def _count(labels: Tensor, size: int) -> Tensor:

@@ -141,7 +141,7 @@ def _circuit(config: DictConfig, backbone: Backbone, data: TaskDataModule) -> Ci
     limit = config.circuit.get("max_parameters")
     if limit is not None and "circuit.max_parameters" not in without_effect(config):
         each = config.circuit.get("roles") or 1  # states come in groups of one size
-        least = (config.circuit.get("stop_states") or 0) + 1
+        least = (config.circuit.get("stop_states") or 0) + (config.circuit.get("open_states") or 1)
         sizes["num_states"] = each * most_states(lambda states: made(num_states=each * states), limit, least)
     return made()
 

@@ -48,7 +48,8 @@ class FullyShardedStrategy(ModelParallelStrategy):
         module = self.lightning_module
         assert module is not None
         mesh = self.device_mesh["data_parallel"]
-        for layer in layers_of(module):
+        backbone = getattr(module, "backbone", None)
+        for layer in [] if backbone is None else layers_of(backbone):  # an adapter's have steps that do without them
             fully_shard(layer, mesh=mesh)
         fully_shard(module, mesh=mesh)
         for name in ("training_step", "validation_step", "hidden_text"):  # what is called instead of forward

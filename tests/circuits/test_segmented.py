@@ -249,21 +249,42 @@ def test_those_states_are_open_that_say_the_most_nats() -> None:
             parameter.normal_()
     before, shares = circuit.probabilities(), circuit.shares.detach().clone()
     said = torch.tensor([[90, 1, 0, 0], [5, 5, 0, 5], [0, 0, 0, 0], [40, 0, 0, 39], [0, 0, 99, 0]]).float()
-    with torch.no_grad():
-        circuit.arrange_states(said)
     order = torch.tensor([3, 1, 0, 2, 4])  # 79 ln 2, 15 ln 3, 91 tokens of hardly any entropy, none, and the stop
+    assert torch.equal(circuit.arranged(said), order)
+    with torch.no_grad():
+        circuit.take_states(order)
     initial, transition, emission = circuit.probabilities()
     assert_close(initial, before[0][order])
     assert_close(transition, before[1][order][:, order])
     assert_close(emission, before[2][order])
-    assert_close(circuit.shares.detach(), torch.stack([shares[3], shares[1], *torch.zeros(2, 2)]))
+    nothing = torch.zeros(2)
+    assert_close(circuit.shares.detach(), torch.stack([nothing, shares[1], shares[0], nothing]))
+
+
+def test_a_state_that_opens_says_what_it_said() -> None:
+    circuit, evidence = make(), make_evidence()
+    static = circuit.probabilities()[2].T[:, 1]  # of the state that is closed
+    with torch.no_grad():
+        circuit.take_states(torch.tensor([1, 0, 2]))
+    said = circuit.prepare(evidence).log_emission
+    assert said is not None
+    assert_close(said.detach().exp().view(len(said), V, C), static.view(1, V, 1).expand(len(said), V, C))
+
+
+def test_before_heads_say_anything_every_state_keeps_its_random_share() -> None:
+    circuit = make(fresh=True)
+    shares = circuit.shares.detach().clone()
+    with torch.no_grad():
+        circuit.take_states(torch.tensor([1, 0, 2]))
+    assert_close(circuit.shares.detach(), shares[[1, 0]])
+    assert (shares != 0).all()
 
 
 def test_where_all_are_open_they_stay_in_their_places() -> None:
     circuit = SegmentedHMM(5, V, L, D, STOP, segments=C, stop_states=1, slots=2, slot_rank=3, latent_width=4)
     before = copy.deepcopy(circuit.state_dict())
     with torch.no_grad():
-        circuit.arrange_states(torch.rand(5, V))
+        circuit.take_states(circuit.arranged(torch.rand(5, V)))
     assert_close(circuit.state_dict(), before, rtol=0.0, atol=0.0)
 
 

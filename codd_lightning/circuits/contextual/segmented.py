@@ -42,7 +42,7 @@ class SegmentedHMM(HMM):
         hidden_size: D, of the backbone's hidden states.
         stop_token: id of the token that ends a segment.
         open_states: S, how many of the M states may say what the context lets them; the others say the same always.
-            Each block gets a table of V · C · S entries. `arrange_states` chooses which. None for all that do not stop.
+            Each block gets a table of V · C · S entries. `arranged` chooses which. None for all that do not stop.
         segments: C, the most that are told apart; what follows belongs to the last.
         stop_states: how many of the M states emit the stop token.
         slots: K, what each segment may ask of the context.
@@ -138,20 +138,19 @@ class SegmentedHMM(HMM):
         of_copies = [table.unflatten(0, (self.segments, -1)).transpose(0, 1) for table in last]
         return [*super().by_state(), self.shares, *of_copies]
 
-    def arrange_states(self, said: Tensor) -> None:
-        """Lets those states be open that say the most nats: how often each is met, times the entropy of its tokens.
+    def take_states(self, source: Tensor) -> None:
+        if any(bool(p.any()) for p in self.asks.parameters()):  # before, no share says anything, and all are random
+            self.shares[self.open_states :] = 0.0  # so that what was closed says the same at an open place
+        super().take_states(source)
 
-        What is closed loses its share of the slots: should it be open one day, it says at first what it did before.
-        """
-        speaking = len(self.shares)
-        if self.open_states == speaking:
-            return
-        said = said[:speaking]
-        nats = torch.special.xlogy(said.sum(1), said.sum(1)) - torch.special.xlogy(said, said).sum(1)
-        order = torch.arange(self.num_states, device=said.device)
-        order[:speaking] = nats.argsort(descending=True, stable=True)
-        self.take_states(order)
-        self.shares[self.open_states :] = 0.0
+    def arranged(self, said: Tensor) -> Tensor:
+        """Open are to be those that say the most nats: how often each is met, times the entropy of its tokens."""
+        order = super().arranged(said)
+        said = said[: len(self.shares)]
+        if self.open_states < len(said):
+            nats = torch.special.xlogy(said.sum(1), said.sum(1)) - torch.special.xlogy(said, said).sum(1)
+            order[: len(said)] = nats.argsort(descending=True, stable=True)
+        return order
 
     def prepare(self, evidence: Evidence) -> Evidence:
         context = evidence.context

@@ -115,6 +115,7 @@ class PretrainedCircuit:
     vocabulary: str | None = unused()
     latent_width: int | None = unused()
     stop_states: int | None = unused()
+    open_states: int | None = unused()
 
 
 @dataclass
