@@ -107,6 +107,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def quoted(override: str) -> str:
+    """An override whose value has an = of its own, as a grid's folders do, in the quotes that Hydra wants for it."""
+    key, _, value = override.partition("=")
+    return f"{key}='{value}'" if "=" in value and not set(value) & set("'\"\\([{") else override
+
+
 def experiment_arguments(command: str) -> Parser:
     """What a command on an experiment takes.
 

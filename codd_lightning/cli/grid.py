@@ -138,10 +138,10 @@ def _compare(cells: Sequence[tuple[Cell, int]]) -> None:
     measured = {cell.folder: _figures(cell.folder) for cell, status in cells if status == 0}
     print(render(_side_by_side(parent, {cell.folder.name: measured.get(cell.folder) for cell, _ in cells})))
     print(f"next:\n  tensorboard --logdir {parent}")
-    best = _best([(cell, measured[cell.folder]) for cell, status in cells if status == 0])
+    best = _best([(cell.overrides, measured[cell.folder]) for cell, status in cells if status == 0])
     if best is not None:
         print(f"best by {best[0]}, on the problems of the table:")
-        print(f"  {shlex.join(['codd', 'train', best[1].experiment, *best[1].overrides])}")
+        print(f"  {shlex.join(['codd', 'train', cells[0][0].experiment, *best[1]])}")
 
 
 def _side_by_side(parent: Path, measured: Mapping[str, Mapping[str, Figure] | None]) -> Table:
@@ -185,14 +185,22 @@ def _figures(folder: Path) -> dict[str, Figure]:
     return figures
 
 
-def _best(cells: Sequence[tuple[Cell, dict[str, Figure]]]) -> tuple[str, Cell] | None:
-    """The one best of several cells by the first kind of figure that tells it, and that kind; None in a tie."""
-    if len(cells) < 2:
+def _best(cells: Sequence[tuple[Sequence[str], Mapping[str, Figure]]]) -> tuple[str, tuple[str, ...]] | None:
+    """The one best setting by the first kind of figure that tells it, and that kind; None in a tie.
+
+    Args:
+        cells: overrides and figures of each; of cells that differ in their seed the mean counts.
+    """
+    settings: dict[tuple[str, ...], list[Figure]] = {}
+    for overrides, figures in cells:
+        setting = tuple(override for override in overrides if not override.startswith("seed="))
+        settings.setdefault(setting, []).extend(figures.values())
+    if len(settings) < 2:
         return None
     for kind in KINDS:
-        merits = [[figure.merit for figure in figures.values() if figure.kind == kind] for _, figures in cells]
+        merits = [[figure.merit for figure in figures if figure.kind == kind] for figures in settings.values()]
         if all(merits):
-            means = [sum(of_cell) / len(of_cell) for of_cell in merits]
+            means = [sum(of_setting) / len(of_setting) for of_setting in merits]
             if means.count(max(means)) == 1:
-                return kind, cells[means.index(max(means))][0]
+                return kind, list(settings)[means.index(max(means))]
     return None

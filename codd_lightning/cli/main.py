@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from codd_lightning.cli.arguments import EXPERIMENT_COMMANDS, build_parser, experiment_arguments
+from codd_lightning.cli.arguments import EXPERIMENT_COMMANDS, build_parser, experiment_arguments, quoted
 from codd_lightning.cli.failure import report_error
 from codd_lightning.cli.slurm import Preempted, in_job, leave, notice
 
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in EXPERIMENT_COMMANDS:
         command = arguments[0]
         args = experiment_arguments(command).parse_intermixed_args(arguments[1:], argparse.Namespace(command=command))
+        args.overrides = [quoted(override) for override in args.overrides]
     elif arguments and arguments[0] == "lm-eval":  # all that follows is lm-eval's, its --help too
         args = argparse.Namespace(command="lm-eval", arguments=arguments[1:])
     else:

@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from codd_lightning.circuits import HMM, load_circuit, save_circuit
 from codd_lightning.cli import feasible
 from codd_lightning.cli.grid import Figure, _best, _side_by_side
-from codd_lightning.cli.launchers import Cell
 from codd_lightning.cli.main import main
 from codd_lightning.evaluation import render
 
@@ -461,10 +459,20 @@ def test_a_tie_of_cells_is_left_to_what_tells_them_apart() -> None:
     def figures(accuracy: float, gain: float) -> dict[str, Figure]:
         return {"any_order @1": Figure("mean accuracy", accuracy, ""), "gain 0–1": Figure("mean gain", gain, "")}
 
-    one, other = (Cell("smoke", [name], OmegaConf.create()) for name in ("one", "other"))
-    assert _best([(one, figures(0.5, 0.1)), (other, figures(0.0, 0.2))]) == ("mean accuracy", one)
-    assert _best([(one, figures(0.0, 0.1)), (other, figures(0.0, 0.2))]) == ("mean gain", other)
+    one, other = ["a=1"], ["a=2"]
+    assert _best([(one, figures(0.5, 0.1)), (other, figures(0.0, 0.2))]) == ("mean accuracy", ("a=1",))
+    assert _best([(one, figures(0.0, 0.1)), (other, figures(0.0, 0.2))]) == ("mean gain", ("a=2",))
     assert _best([(one, figures(0.0, 0.2)), (other, figures(0.0, 0.2))]) is None
+
+
+def test_the_best_of_several_seeds_is_a_setting_and_no_seed() -> None:
+    def accuracy(value: float) -> dict[str, Figure]:
+        return {"any_order @1": Figure("mean accuracy", value, "")}
+
+    lucky = [(["a=1", f"seed={seed}"], accuracy(value)) for seed, value in enumerate((0.9, 0.1))]
+    sound = [(["a=2", f"seed={seed}"], accuracy(value)) for seed, value in enumerate((0.6, 0.6))]
+    assert _best([*lucky, *sound]) == ("mean accuracy", ("a=2",))
+    assert _best(lucky) is None
 
 
 def test_a_run_that_has_no_circuit_yet_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from codd_lightning.cli.arguments import quoted
 from codd_lightning.cli.compose import EXPERIMENTS, choices, compose_experiment, keys_of
 from codd_lightning.cli.grid import grid_cells
 from codd_lightning.cli.help import overrides_of
@@ -103,3 +104,16 @@ def test_what_the_help_lists_are_the_overrides_that_make_the_experiment(experime
     listed = [line for line in overrides_of(config) if not line.endswith("=")]  # nothing to give
     assert len({line.partition("=")[0] for line in listed}) == len(listed)
     assert compose_experiment(experiment, listed) == config != compose_experiment(experiment, [])
+
+
+@pytest.mark.parametrize("value", ["a/objective.canvas=block", "a/circuit.num_states=8,seed=0", "a/b=c=d"])
+def test_a_folder_that_a_grid_named_needs_no_quotes(value: str) -> None:
+    assert compose_experiment("smoke", [quoted(f"output_dir={value}")]).output_dir == value
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "seed=1,2", "output_dir='a=b'", "seed=range(start=1,stop=3)", 'run="a=[b]"', "a={b: c}", "+a"],
+)
+def test_what_hydra_reads_is_left_to_it(override: str) -> None:
+    assert quoted(override) == override

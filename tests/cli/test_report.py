@@ -1,6 +1,7 @@
 """`codd report`: what is collected, what is left out, what is written, and what is said of it."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -273,6 +274,26 @@ def test_a_grid_over_two_settings_becomes_a_heat_map(tmp_path: Path) -> None:
     assert main(["report", str(tmp_path)]) == 0
     names = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
     assert {"grid_grid_nats_left_per_problem.svg", "demo_nats_left_by_states.svg"} <= names
+
+
+def test_a_heat_map_over_seeds_shows_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from codd_lightning.evaluation.report import drawings
+
+    drawn: list[Any] = []
+    plain = drawings.heat_map
+    monkeypatch.setattr(drawings, "heat_map", lambda *given: drawn.append(given) or plain(*given))
+    for states, gamma, seed in itertools.product((4, 8), (0.5, 1.0), (0, 1, 2)):
+        config = {"circuit": {"num_states": states}, "objective": {"fully_masked": gamma}, "seed": seed}
+        metrics = [row("nats_left", states + seed, 0, 1, 1, "nats/problem", "test", head="any_order")]
+        write_run(tmp_path / "grid" / f"{states},{gamma},{seed}", metrics, **config)
+    assert main(["report", str(tmp_path)]) == 0
+    expected = {(share, states): states + 1.0 for states in (4, 8) for share in (0.5, 1.0)}
+    ((values, vertical, horizontal, quantity),) = drawn
+    if vertical == "circuit.num_states":
+        values = {(share, states): value for (states, share), value in values.items()}
+    assert {vertical, horizontal} == {"circuit.num_states", "objective.fully_masked"}
+    assert values == expected
+    assert quantity.endswith("(mean of 3 seeds)")
 
 
 def test_the_papers_number_stands_beside_ours_of_the_same_setting_only(

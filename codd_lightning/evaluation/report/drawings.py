@@ -130,23 +130,28 @@ def _grid(folder: str, runs: Sequence[Run]) -> Iterator[Drawing]:
     if named is None:
         return
     vertical, horizontal = named
-    heads: dict[str, dict[tuple[object, object], float]] = {}
+    heads: dict[str, dict[tuple[object, object], list[float]]] = {}
     for run in runs:
         for quantity, value in _headlines(run.rows):
-            heads.setdefault(quantity, {})[_value(run, vertical), _value(run, horizontal)] = value
-    for quantity, values in heads.items():
-        figure = heat_map(values, vertical, horizontal, quantity)
+            pair = _value(run, vertical), _value(run, horizontal)
+            heads.setdefault(quantity, {}).setdefault(pair, []).append(value)
+    for quantity, found in heads.items():
+        means = {pair: sum(values) / len(values) for pair, values in found.items()}
+        seeds = max(map(len, found.values()))
+        of_seeds = f"\n(mean of {seeds} seeds)" if seeds > 1 else ""
+        figure = heat_map(means, vertical, horizontal, quantity + of_seeds)
         yield Drawing(_file_name(folder, f"grid_{quantity}"), f"{folder}: {quantity}.", figure)
 
 
 def _two_axes(runs: Sequence[Run], axes: Sequence[str]) -> tuple[str, str] | None:
-    """The two settings that a grid varies; an optimizer's own settings count as the optimizer."""
+    """The two settings that a grid varies beside its seed; an optimizer's own settings count as the optimizer."""
     groups = list(dict.fromkeys("optimizer" if axis.startswith("optimizer.") else axis for axis in axes))
     if len(groups) != 2:
         return None
     pairs = {tuple(str(_value(run, group)) for group in groups) for run in runs}
+    cells = {tuple(str(_value(run, key)) for key in (*groups, "seed")) for run in runs}
     longer = max(len({pair[i] for pair in pairs}) for i in (0, 1))
-    is_grid = len(pairs) == len(runs) > longer  # no run twice, and more than a row or a diagonal of them
+    is_grid = len(cells) == len(runs) and len(pairs) > longer  # no run twice, and more than a row or a diagonal
     return (groups[0], groups[1]) if is_grid else None
 
 
