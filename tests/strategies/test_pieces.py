@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,10 +15,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from codd_lightning.backbones import StoredTensor, load_backbone
+from codd_lightning.circuits import SegmentedHMM
 from codd_lightning.cli.build import build, comes_in_pieces
 from codd_lightning.cli.compose import compose_experiment
-from codd_lightning.strategies import DeepSpeedZero
-from codd_lightning.strategies.fully_sharded import layers_of
+from codd_lightning.strategies import DeepSpeedZero, fully_sharded
+from codd_lightning.strategies.fully_sharded import FullyShardedStrategy, layers_of
 from codd_lightning.strategies.pieces import fill, local_rows
 
 CPU = torch.device("cpu")
@@ -77,6 +79,20 @@ def test_fully_sharded_ranks_read_their_rows_and_no_others(
         assert backbone.model.get_output_embeddings().weight is backbone.model.get_input_embeddings().weight
     for name, value in whole.items():
         assert torch.equal(torch.cat([piece[name] for piece in pieces]), value), name
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_layers_are_apart_that_every_step_goes_through(cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a backbone; an adapter's wait in static cycles, where their weights must be at hand all the same."""
+    parts: list[nn.Module] = []
+    monkeypatch.setattr(fully_sharded, "fully_shard", lambda part, mesh: parts.append(part))
+    circuit = SegmentedHMM(4, 5, 3, 6, 2, stop_states=1, adapter_layers=3)
+    module = L.LightningModule()
+    module.backbone, module.circuit = None if cached else load_backbone("codd_tiny"), circuit
+    strategy = FullyShardedStrategy("gloo")
+    strategy._lightning_module, strategy._device_mesh = module, {"data_parallel": None}  # type: ignore[assignment]
+    strategy._shard()
+    assert parts == [*([] if cached else layers_of(module.backbone)), module]
 
 
 def test_zero_splits_each_tensor_before_it_reads_the_next(
