@@ -66,6 +66,8 @@ def test_sentences_end_with_one_token_of_the_backbones() -> None:
     limited = build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.max_parameters=185552"])).circuit
     assert limited is not None
     assert 183_000 < sum(p.numel() for p in limited.parameters()) <= 185_552
+    open_too = ["circuit=segmented_hmm", "circuit.open_states=96", "circuit.max_parameters=185552"]
+    assert build(compose_experiment("smoke", open_too)).circuit.num_states > 96
     with pytest.raises(CircuitError, match=r"circuit\.max_parameters=1000 is less than a circuit of 5 states has"):
         build(compose_experiment("smoke", ["circuit=segmented_hmm", "circuit.max_parameters=1000"]))
     with pytest.raises(UserError, match="reads hidden states, and this backbone gives none: use circuit=hmm"):

@@ -106,6 +106,12 @@ def test_what_the_help_lists_are_the_overrides_that_make_the_experiment(experime
     assert compose_experiment(experiment, listed) == config != compose_experiment(experiment, [])
 
 
+@pytest.mark.parametrize("experiment", ["quickstart", "one_step", "structures", "table1_llada", "laptop"])
+def test_an_experiment_goes_on_from_any_circuit(experiment: str) -> None:
+    config = compose_experiment(experiment, ["circuit=pretrained", "circuit.path_or_repo=learnt"])
+    assert config.circuit.path_or_repo == "learnt"
+
+
 @pytest.mark.parametrize("value", ["a/objective.canvas=block", "a/circuit.num_states=8,seed=0", "a/b=c=d"])
 def test_a_folder_that_a_grid_named_needs_no_quotes(value: str) -> None:
     assert compose_experiment("smoke", [quoted(f"output_dir={value}")]).output_dir == value
