@@ -114,9 +114,9 @@ def changed_by_context(circuit: SegmentedHMM, evidence: Evidence, states: list[i
         segment, state = divmod(latent, circuit.num_states)
         if state < circuit.open_states:
             here = said[:, segment, state]
-            changed[state] += (
-                torch.where(here > -torch.inf, here.exp() * (here - static[:, state]), 0.0).sum().clamp_min(0.0)
-            )
+            possible = here > -torch.inf
+            nats = (here.exp() * (here - static[:, state]))[possible].sum()
+            changed[state] += nats.clamp_min(0.0)  # rounding
     return changed
 
 

@@ -475,6 +475,12 @@ def test_the_best_of_several_seeds_is_a_setting_and_no_seed() -> None:
     assert _best(lucky) is None
 
 
+def test_a_cells_folder_is_given_as_its_grid_named_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = tmp_path / "objective.canvas=block,seed=0"
+    assert main(["evaluate", "smoke", f"output_dir={cell}"]) == 2
+    assert f"no finished run in {cell}" in capsys.readouterr().err
+
+
 def test_a_run_that_has_no_circuit_yet_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text("{}")

@@ -115,7 +115,6 @@ class PretrainedCircuit:
     vocabulary: str | None = unused()
     latent_width: int | None = unused()
     stop_states: int | None = unused()
-    open_states: int | None = unused()
 
 
 @dataclass

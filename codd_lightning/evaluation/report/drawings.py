@@ -137,8 +137,8 @@ def _grid(folder: str, runs: Sequence[Run]) -> Iterator[Drawing]:
             heads.setdefault(quantity, {}).setdefault(pair, []).append(value)
     for quantity, found in heads.items():
         means = {pair: sum(values) / len(values) for pair, values in found.items()}
-        seeds = max(map(len, found.values()))
-        of_seeds = f"\n(mean of {seeds} seeds)" if seeds > 1 else ""
+        seeds = sorted({len(values) for values in found.values()})  # fewer where a cell failed
+        of_seeds = f"\n(mean of {'–'.join(map(str, seeds))} seeds)" if seeds != [1] else ""
         figure = heat_map(means, vertical, horizontal, quantity + of_seeds)
         yield Drawing(_file_name(folder, f"grid_{quantity}"), f"{folder}: {quantity}.", figure)
 
