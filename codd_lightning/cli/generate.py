@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,7 @@ from codd_lightning.cli.trace import draw_trace
 from codd_lightning.cli.tuned import tuned_for
 from codd_lightning.decoding import DecodingConfig, Generation, generate
 from codd_lightning.errors import UserError
+from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.seeding import sample_generator
 
 DEFAULT_STEPS_PER_BLOCK = 8
@@ -52,11 +54,11 @@ def generate_command(args: argparse.Namespace) -> int:
         batch = prompts[start : start + args.batch_size]
         seeds = [sample_generator(args.seed, 0, start + i, "generate") for i in range(len(batch))]
         states = [generator.get_state() for generator in seeds]
-        results = {}
+        results: dict[DecodingConfig, Generation] = {}
         for decoder, with_circuit in decoders:
             for generator, state in zip(seeds, states, strict=True):  # every decoder draws from the same start
                 generator.set_state(state)
-            results[str(decoder.proposal)] = generate(backbone, batch, decoder, circuit=with_circuit, generator=seeds)
+            results[decoder] = generate(backbone, batch, decoder, circuit=with_circuit, generator=seeds)
         _print(args, backbone, batch, results)
     return 0
 
@@ -147,32 +149,33 @@ def _prompt_of(line: str, number: int) -> str:
     return prompt
 
 
-def _print(args: argparse.Namespace, backbone: Backbone, prompts: list[str], results: dict[str, Generation]) -> None:
+def _print(
+    args: argparse.Namespace, backbone: Backbone, prompts: list[str], results: dict[DecodingConfig, Generation]
+) -> None:
     for number, prompt in enumerate(prompts):
-        rows = [
-            {
-                "prompt": prompt,
-                "decoder": decoder,
-                "text": (generation.texts or [])[number],
-                "ended": generation.ended[number],
-                "nfe": generation.nfe[number],
-                "circuit_calls": generation.circuit_calls[number],
-            }
-            for decoder, generation in results.items()
-        ]
         if args.json:
-            for row in rows:
-                print(json.dumps(row, ensure_ascii=False))
-            continue
-        if args.trace:
             for decoder, generation in results.items():
-                Console().print(draw_trace(generation, number, backbone, f"{decoder}: {prompt}"))
+                print(json.dumps(_row(prompt, decoder, generation, number), ensure_ascii=False))
+            continue
         table = Table(title=escape(prompt), title_justify="left", show_lines=True)
         table.add_column("decoder")
         table.add_column("passes", justify="right")
         table.add_column("text", overflow="fold")
-        for row in rows:
-            table.add_row(
-                str(row["decoder"]), str(row["nfe"]), escape(str(row["text"])) + ("" if row["ended"] else " …")
-            )
+        for decoder, generation in results.items():
+            row = _row(prompt, decoder, generation, number)
+            label = decoder_label({**row, "remasking": decoder.remasking, "eos": decoder.eos})  # as tables name it
+            if args.trace:
+                Console().print(draw_trace(generation, number, backbone, f"{label}: {prompt}"))
+            table.add_row(label, str(row["nfe"]), escape(str(row["text"])) + ("" if row["ended"] else " …"))
         Console().print(table)
+
+
+def _row(prompt: str, decoder: DecodingConfig, generation: Generation, number: int) -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "decoder": decoder.proposal,
+        "text": (generation.texts or [])[number],
+        "ended": generation.ended[number],
+        "nfe": generation.nfe[number],
+        "circuit_calls": generation.circuit_calls[number],
+    }

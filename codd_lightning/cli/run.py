@@ -1,8 +1,6 @@
 """One run: fit, export, measure on the test split, and say what to do next."""
 
 import logging
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +16,14 @@ from codd_lightning.cli.console import log_to, quiet_libraries
 from codd_lightning.cli.failure import disk_is_full
 from codd_lightning.cli.feasible import require_feasible
 from codd_lightning.cli.manifest import Manifest, fingerprint
-from codd_lightning.cli.measure import count_parameters, measure, say, warn_of_dropped
+from codd_lightning.cli.measure import count_parameters, measure, warn_of_dropped
 from codd_lightning.cli.model_card import circuit_card
+from codd_lightning.cli.next_steps import say_goodbye
 from codd_lightning.cli.processes import Processes
 from codd_lightning.cli.run_folder import RunFolder, write_text
 from codd_lightning.cli.training import Training
 from codd_lightning.errors import UserError
-from codd_lightning.evaluation import Row, row, write_results
+from codd_lightning.evaluation import row, write_results
 from codd_lightning.modules import JointModule
 from codd_lightning.tasks import SPLITS
 
@@ -117,7 +116,7 @@ def _finish(
     training.tell(rows, {"experiment": config.experiment_name, **settings_of(config, overrides)})
     manifest.update()
     folder.finish()
-    _say_goodbye(config, experiment, folder, rows)
+    say_goodbye(config, experiment, folder, rows)
 
 
 def _export(experiment: Experiment, folder: RunFolder) -> None:
@@ -127,22 +126,3 @@ def _export(experiment: Experiment, folder: RunFolder) -> None:
     if experiment.circuit is not None:
         save_circuit(experiment.circuit, folder.path / "circuit")
     log.info("%s holds what is now measured", folder.path)
-
-
-def _say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:
-    say(rows)
-    log.info("results: %s", folder.results_file)
-    # as it can be typed here: with the environment's folder where that is not on the path
-    here = "" if shutil.which("codd") else f"{Path(sys.executable).parent}/"
-    log.info("next:")
-    log.info("  %stensorboard --logdir %s", here, folder.path)
-    path = config.backbone.get("path_or_repo")
-    if isinstance(experiment.module, JointModule):
-        path = str(folder.path / "backbone")
-    if experiment.circuit is not None and path is not None:
-        prompt = experiment.data.dataset("test").example(0)[0].prompt
-        of = "" if path == "codd_tiny" else f" --backbone {path}"
-        if len(prompt) < 200:
-            log.info('  %scodd generate "%s"%s --circuit %s', here, prompt, of, folder.path / "circuit")
-    log.info("  %scodd report %s", here, folder.path)
-    log.info("  %scodd train %s --help", here, config.experiment_name)

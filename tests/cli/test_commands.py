@@ -235,7 +235,7 @@ class TestGenerate:
     def test_a_trace_shows_every_step(self, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["generate", PROMPT, "--circuit", str(finished_run), "--steps", "4", "--trace"]) == 0
         printed = capsys.readouterr().out
-        assert "any_order: Ada has 3 apples." in printed
+        assert "any_order_eos_last: Ada has 3 apples." in printed
         assert "│    2 │" in printed
 
     def test_without_a_circuit_only_the_backbone_speaks(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,56 @@
+"""What a run ends with: its figures, and commands that go on from them."""
+
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from codd_lightning.cli.build import Experiment
+from codd_lightning.cli.measure import say
+from codd_lightning.cli.run_folder import RunFolder
+from codd_lightning.evaluation import Row
+from codd_lightning.evaluation.rows import is_final
+from codd_lightning.modules import JointModule
+
+log = logging.getLogger("codd_lightning")
+
+
+def say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:
+    """Shows what was measured, and what may be typed next."""
+    say(rows)
+    log.info("results: %s", folder.results_file)
+    # as it can be typed here: with the environment's folder where that is not on the path
+    here = "" if shutil.which("codd") else f"{Path(sys.executable).parent}/"
+    log.info("next:")
+    log.info("  %stensorboard --logdir %s", here, folder.path)
+    path = config.backbone.get("path_or_repo")
+    if isinstance(experiment.module, JointModule):
+        path = str(folder.path / "backbone")
+    if experiment.circuit is not None and path is not None:
+        prompt = experiment.data.dataset("test").example(0)[0].prompt
+        options = f" --circuit {folder.path / 'circuit'}{decoding_options(rows, experiment)}"
+        of = "" if path == "codd_tiny" else f" --backbone {path}"
+        if len(prompt) < 200:
+            log.info('  %scodd generate "%s"%s%s', here, prompt, of, options)
+    log.info("  %scodd report %s", here, folder.path)
+    log.info("  %scodd train %s --help", here, config.experiment_name)
+
+
+def decoding_options(rows: Sequence[Row], experiment: Experiment) -> str:
+    """Options of `codd generate`: the coupled decoder that does best, in the fewest steps that lose nothing by it.
+
+    That is, as few as are still within the interval of the best. Nothing where no such decoder was measured.
+    """
+    coupled = [row for row in rows if is_final(row, "strict_accuracy") and row["decoder"] != "factorized"]
+    by_quota = [row for row in coupled if "commit" not in row]
+    if not by_quota:
+        return ""
+    best = max(by_quota, key=lambda row: float(row["value"]))
+    enough = [row for row in by_quota if row["value"] >= best["low"]]
+    chosen = min(enough, key=lambda row: (row["steps_per_block"], -row["value"]))
+    steps = chosen["steps_per_block"] * experiment.decoders[0].blocks
+    names = {"proposal": chosen["decoder"], "remasking": chosen["remasking"], "eos": chosen["eos"], "steps": steps}
+    return "".join(f" --{name} {value}" for name, value in names.items())

@@ -1,0 +1,45 @@
+"""What a run says can be typed next."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from codd_lightning.cli.next_steps import decoding_options
+from codd_lightning.decoding import DecodingConfig
+
+EXPERIMENT: Any = SimpleNamespace(decoders=[DecodingConfig(max_new_tokens=96, block_length=32)])
+
+
+def measured(decoder: str, steps: int, value: float, low: float, **labels: Any) -> dict[str, Any]:
+    own = {"name": "strict_accuracy", "split": "test", "decoder": decoder, "remasking": "left_to_right", "eos": "last"}
+    return {**own, "steps_per_block": steps, "value": value, "low": low, **labels}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        ([measured("factorized", 32, 0.9, 0.8)], ""),
+        (
+            [measured("any_order", 1, 0.5, 0.4), measured("any_order", 2, 0.85, 0.7), measured("map", 4, 0.9, 0.8)],
+            " --proposal any_order --remasking left_to_right --eos last --steps 6",
+        ),
+        (
+            [
+                measured("any_order", 4, 0.85, 0.7),
+                measured("map", 4, 0.9, 0.8, eos="any"),
+                measured("map", 8, 0.9, 0.8),
+            ],
+            " --proposal map --remasking left_to_right --eos any --steps 12",
+        ),
+        (
+            [
+                measured("any_order", 1, 0.9, 0.8, split="validation"),
+                measured("any_order", 32, 0.9, 0.8, commit="joint"),
+            ],
+            "",
+        ),
+    ],
+)
+def test_generate_is_shown_as_what_was_best_in_the_fewest_steps(rows: list[dict[str, Any]], options: str) -> None:
+    assert decoding_options(rows, EXPERIMENT) == options
