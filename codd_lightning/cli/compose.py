@@ -154,10 +154,13 @@ def keys_of(config: DictConfig) -> list[str]:
 
 
 def choices() -> dict[str, list[str]]:
-    """Every config group with its choices."""
+    """Every config group with its choices, those of its folders too but for the paper's, which a backbone chooses."""
     folder = EXPERIMENTS.parent
     groups = sorted(path for path in folder.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
-    return {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in groups}
+    files = {group: [file for file in group.rglob("*.yaml") if file.parent.name != "paper"] for group in groups}
+    return {
+        group.name: sorted(str(file.relative_to(group).with_suffix("")) for file in files[group]) for group in groups
+    }
 
 
 def _nodes(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
