@@ -42,11 +42,11 @@ def say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, r
 def decoding_options(rows: Sequence[Row], experiment: Experiment) -> str:
     """Options of `codd generate`: the coupled decoder that does best, in the fewest steps that lose nothing by it.
 
-    That is, as few as are still within the interval of the best. Nothing where no such decoder was measured.
+    That is, as few as are still within the interval of the best. Nothing where no such decoder solves a problem.
     """
     coupled = [row for row in rows if is_final(row, "strict_accuracy") and row["decoder"] != "factorized"]
     by_quota = [row for row in coupled if "commit" not in row]
-    if not by_quota:
+    if not any(row["value"] for row in by_quota):
         return ""
     best = max(by_quota, key=lambda row: float(row["value"]))
     enough = [row for row in by_quota if row["value"] >= best["low"]]

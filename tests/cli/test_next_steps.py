@@ -20,6 +20,7 @@ def measured(decoder: str, steps: int, value: float, low: float, **labels: Any) 
     ("rows", "options"),
     [
         ([measured("factorized", 32, 0.9, 0.8)], ""),
+        ([measured("any_order", 1, 0.0, 0.0), measured("any_order", 4, 0.0, 0.0)], ""),
         (
             [measured("any_order", 1, 0.5, 0.4), measured("any_order", 2, 0.85, 0.7), measured("map", 4, 0.9, 0.8)],
             " --proposal any_order --remasking left_to_right --eos last --steps 6",
