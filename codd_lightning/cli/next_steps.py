@@ -8,14 +8,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from codd_lightning.cli.arguments import build_parser
 from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.measure import say
 from codd_lightning.cli.run_folder import RunFolder
-from codd_lightning.evaluation import Row
+from codd_lightning.decoding import DecodingConfig
+from codd_lightning.evaluation import Row, settings_of
 from codd_lightning.evaluation.rows import is_final
 from codd_lightning.modules import JointModule
 
 log = logging.getLogger("codd_lightning")
+
+# Options of a decoder that `codd generate` has too.
+TOLD = ("paradigm", "proposal", "remasking", "eos", "max_new_tokens", "block_length", "gamma", "tau", "temperature")
 
 
 def say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, rows: list[Row]) -> None:
@@ -40,9 +45,9 @@ def say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, r
 
 
 def decoding_options(rows: Sequence[Row], experiment: Experiment) -> str:
-    """Options of `codd generate`: the coupled decoder that does best, in the fewest steps that lose nothing by it.
+    """What `codd generate` must be told to decode as the coupled decoder that does best, in the fewest steps.
 
-    That is, as few as are still within the interval of the best. Nothing where no such decoder solves a problem.
+    That is, in as few as are still within the interval of the best. Nothing where no such decoder solves a problem.
     """
     coupled = [row for row in rows if is_final(row, "strict_accuracy") and row["decoder"] != "factorized"]
     by_quota = [row for row in coupled if "commit" not in row]
@@ -51,6 +56,13 @@ def decoding_options(rows: Sequence[Row], experiment: Experiment) -> str:
     best = max(by_quota, key=lambda row: float(row["value"]))
     enough = [row for row in by_quota if row["value"] >= best["low"]]
     chosen = min(enough, key=lambda row: (row["steps_per_block"], -row["value"]))
-    steps = chosen["steps_per_block"] * experiment.decoders[0].blocks
-    names = {"proposal": chosen["decoder"], "remasking": chosen["remasking"], "eos": chosen["eos"], "steps": steps}
-    return "".join(f" --{name} {value}" for name, value in names.items())
+    budget = [chosen["steps_per_block"]]
+    settings = [s for decoder in experiment.decoders for s in settings_of(decoder, budget, experiment.circuit)]
+    config = next(setting.config for setting in settings if setting.labels.items() <= chosen.items())
+    untold = build_parser().parse_args(["generate"])
+    options = f" --steps {config.steps}"
+    for name in TOLD:
+        value, usual = getattr(config, name), getattr(untold, name)
+        if value not in (None, getattr(DecodingConfig(), name) if usual is None else usual):
+            options += f" --{name.replace('_', '-')} {value}"
+    return options

@@ -5,10 +5,18 @@ from typing import Any
 
 import pytest
 
+from codd_lightning.circuits import HMM
 from codd_lightning.cli.next_steps import decoding_options
 from codd_lightning.decoding import DecodingConfig
 
-EXPERIMENT: Any = SimpleNamespace(decoders=[DecodingConfig(max_new_tokens=96, block_length=32)])
+OWN: Any = {"max_new_tokens": 96, "block_length": 32, "remasking": "left_to_right"}
+DECODERS = [
+    DecodingConfig(proposal="factorized", eos="last", **OWN),
+    DecodingConfig(eos="last", tau=0.5, **OWN),
+    DecodingConfig(proposal="map", eos="last", **OWN),
+    DecodingConfig(proposal="map", eos="any", **OWN),
+]
+EXPERIMENT: Any = SimpleNamespace(decoders=DECODERS, circuit=HMM(2, 3, 32))
 
 
 def measured(decoder: str, steps: int, value: float, low: float, **labels: Any) -> dict[str, Any]:
@@ -23,7 +31,7 @@ def measured(decoder: str, steps: int, value: float, low: float, **labels: Any) 
         ([measured("any_order", 1, 0.0, 0.0), measured("any_order", 4, 0.0, 0.0)], ""),
         (
             [measured("any_order", 1, 0.5, 0.4), measured("any_order", 2, 0.85, 0.7), measured("map", 4, 0.9, 0.8)],
-            " --proposal any_order --remasking left_to_right --eos last --steps 6",
+            " --steps 6 --remasking left_to_right --max-new-tokens 96 --tau 0.5",
         ),
         (
             [
@@ -31,7 +39,7 @@ def measured(decoder: str, steps: int, value: float, low: float, **labels: Any) 
                 measured("map", 4, 0.9, 0.8, eos="any"),
                 measured("map", 8, 0.9, 0.8),
             ],
-            " --proposal map --remasking left_to_right --eos any --steps 12",
+            " --steps 12 --proposal map --remasking left_to_right --eos any --max-new-tokens 96",
         ),
         (
             [
