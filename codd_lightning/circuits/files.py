@@ -19,7 +19,7 @@ def save_circuit(circuit: Circuit, folder: str | Path) -> None:
 
 
 def load_circuit(path_or_repo: str | Path) -> Circuit:
-    """Reads a circuit from a folder, a PyJuice `.jpc` file, or the Hugging Face Hub by its id.
+    """Reads a circuit: a bundled one ("codd_tiny_one_step"), a folder, a PyJuice `.jpc` file, or the Hub's, by its id.
 
     A folder without `config.json` that holds one `.jpc` file, as published PyJuice circuits do, is read from that.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from codd_lightning.circuits.errors import CircuitError
 
+BUNDLED = {"codd_tiny_one_step": Path(__file__).parent / "codd_tiny_one_step"}
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -87,17 +88,19 @@ def read_weights(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def find_folder(path_or_repo: str | Path) -> Path:
-    """A folder here, or the Hub's, downloaded; or one file, as it is.
+    """A bundled folder, one here, or the Hub's, downloaded; or one file, as it is.
 
     Raises:
         CircuitError: nothing is there.
     """
+    name = str(path_or_repo)
+    if name in BUNDLED:
+        return BUNDLED[name]
     path = Path(path_or_repo)
     if path.exists():
         return path
-    name = str(path_or_repo)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CircuitError(f"there is no circuit at {path}")
+        raise CircuitError(f"there is no circuit at {path}; bundled ones: {', '.join(BUNDLED)}")
     from huggingface_hub import snapshot_download  # not before it is needed: it takes time to import
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -47,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--file", help="prompts, a line each or JSON lines with a prompt; - is standard input")
     generate.add_argument("--backbone", default="codd_tiny", help="bundled name, folder or Hub id")
     generate.add_argument(
-        "--circuit", help="folder (also of a run) or Hub id; without one only the factorized text is shown"
+        "--circuit",
+        help="bundled name, folder (also of a run) or Hub id; without one only the factorized text is shown",
     )
     generate.add_argument("--steps", type=int, help="denoising steps of the whole response; 8 a block if left out")
     generate.add_argument("--paradigm", default="block", help="block or full")
@@ -96,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--backbone", default="codd_tiny", help="bundled name, folder or Hub id")
     demo.add_argument(
-        "--circuit", help="folder (also of a run) or Hub id; the newest of outputs/quickstart if left out"
+        "--circuit", help="bundled name, folder (also of a run) or Hub id; the newest of outputs/quickstart if left out"
     )
     demo.add_argument("--host", default="127.0.0.1", help="address to serve at")
     demo.add_argument("--port", type=int, help="a free one from 7860 on if left out")

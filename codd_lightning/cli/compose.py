@@ -58,6 +58,7 @@ def compose_experiment(experiment: str, overrides: Sequence[str], whole: bool = 
             raise UserError(_explain(error, chosen, overrides)) from None
     if not whole:
         check(config)
+        _leave_to_the_replaced(config, overrides)
     return config
 
 
@@ -123,6 +124,15 @@ def callbacks_of(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     for name, callback in config.callbacks.items():
         if "_target_" in callback and callback.get("enabled", True):
             yield str(name), callback
+
+
+def _leave_to_the_replaced(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Takes back what an experiment says of a part that the user has replaced, if the new one has no use for it."""
+    replaced = tuple(f"{group}." for group in choices() if any(o.startswith(f"{group}=") for o in overrides))
+    given = {override.partition("=")[0] for override in overrides}
+    for key in without_effect(config):
+        if key.startswith(replaced) and key not in given:
+            OmegaConf.update(config, key, None)
 
 
 def without_effect(config: DictConfig) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _print(
                 print(json.dumps(_row(prompt, decoder, generation, number), ensure_ascii=False))
             continue
         table = Table(title=escape(prompt), title_justify="left", show_lines=True)
-        table.add_column("decoder")
+        table.add_column("decoder", overflow="fold")
         table.add_column("passes", justify="right")
         table.add_column("text", overflow="fold")
         for decoder, generation in results.items():

@@ -1,6 +1,7 @@
 """What a run ends with: its figures, and commands that go on from them."""
 
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,24 +28,28 @@ def say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, r
     """Shows what was measured, and what may be typed next."""
     say(rows)
     log.info("results: %s", folder.results_file)
-    # as it can be typed here: with the environment's folder where that is not on the path
-    here = "" if shutil.which("codd") else f"{Path(sys.executable).parent}/"
     log.info("next:")
-    log.info("  %stensorboard --logdir %s", here, folder.path)
+    _show("tensorboard", "--logdir", folder.path)
     path = config.backbone.get("path_or_repo")
     if isinstance(experiment.module, JointModule):
         path = str(folder.path / "backbone")
     if experiment.circuit is not None and path is not None:
         prompt = experiment.data.dataset("test").example(0)[0].prompt
-        options = f" --circuit {folder.path / 'circuit'}{decoding_options(rows, experiment)}"
-        of = "" if path == "codd_tiny" else f" --backbone {path}"
+        of = [] if path == "codd_tiny" else ["--backbone", path]
         if len(prompt) < 200:
-            log.info('  %scodd generate "%s"%s%s', here, prompt, of, options)
-    log.info("  %scodd report %s", here, folder.path)
-    log.info("  %scodd train %s --help", here, config.experiment_name)
+            options = decoding_options(rows, experiment)
+            _show("codd", "generate", prompt, *of, "--circuit", folder.path / "circuit", *options)
+    _show("codd", "report", folder.path)
+    _show("codd", "train", config.experiment_name, "--help")
 
 
-def decoding_options(rows: Sequence[Row], experiment: Experiment) -> str:
+def _show(program: str, *words: str | Path) -> None:
+    """A command as it can be typed here: with the environment's folder where that is not on the path."""
+    here = program if shutil.which(program) else str(Path(sys.executable).parent / program)
+    log.info("  %s", shlex.join([here, *map(str, words)]))
+
+
+def decoding_options(rows: Sequence[Row], experiment: Experiment) -> list[str]:
     """What `codd generate` must be told to decode as the coupled decoder that does best, in the fewest steps.
 
     That is, in as few as are still within the interval of the best. Nothing where no such decoder solves a problem.
@@ -52,7 +57,7 @@ def decoding_options(rows: Sequence[Row], experiment: Experiment) -> str:
     coupled = [row for row in rows if is_final(row, "strict_accuracy") and row["decoder"] != "factorized"]
     by_quota = [row for row in coupled if "commit" not in row]
     if not any(row["value"] for row in by_quota):
-        return ""
+        return []
     best = max(by_quota, key=lambda row: float(row["value"]))
     enough = [row for row in by_quota if row["value"] >= best["low"]]
     chosen = min(enough, key=lambda row: (row["steps_per_block"], -row["value"]))
@@ -60,9 +65,9 @@ def decoding_options(rows: Sequence[Row], experiment: Experiment) -> str:
     settings = [s for decoder in experiment.decoders for s in settings_of(decoder, budget, experiment.circuit)]
     config = next(setting.config for setting in settings if setting.labels.items() <= chosen.items())
     untold = build_parser().parse_args(["generate"])
-    options = f" --steps {config.steps}"
+    options = ["--steps", str(config.steps)]
     for name in TOLD:
         value, usual = getattr(config, name), getattr(untold, name)
         if value not in (None, getattr(DecodingConfig(), name) if usual is None else usual):
-            options += f" --{name.replace('_', '-')} {value}"
+            options += [f"--{name.replace('_', '-')}", str(value)]
     return options

@@ -106,7 +106,7 @@ class FactorizedCircuit:
 
 @dataclass
 class PretrainedCircuit:
-    """A circuit from a folder or the Hub, to evaluate or to train further."""
+    """A bundled circuit ("codd_tiny_one_step"), or one from a folder or the Hub, to evaluate or to train further."""
 
     _target_: str = "codd_lightning.circuits.load_circuit"
     path_or_repo: str = MISSING
