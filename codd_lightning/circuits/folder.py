@@ -93,14 +93,14 @@ def find_folder(path_or_repo: str | Path) -> Path:
     Raises:
         CircuitError: nothing is there.
     """
-    name = str(path_or_repo)
-    if name in BUNDLED:
-        return BUNDLED[name]
+    if isinstance(path_or_repo, str) and path_or_repo in BUNDLED:  # a path, or one written ./NAME, is a folder here
+        return BUNDLED[path_or_repo]
     path = Path(path_or_repo)
     if path.exists():
         return path
+    name = str(path_or_repo)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CircuitError(f"there is no circuit at {path}; bundled ones: {', '.join(BUNDLED)}")
+        raise CircuitError(f"there is no circuit at {name}; bundled ones: {', '.join(BUNDLED)}")
     from huggingface_hub import snapshot_download  # not before it is needed: it takes time to import
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -54,9 +54,9 @@ def save_jpc(circuit: HMM, path: str | Path) -> None:
     """Writes an HMM as PyJuice writes them, its inputs categorical; an interrupted save leaves an older file whole.
 
     Raises:
-        CircuitError: the circuit is not an HMM.
+        CircuitError: the circuit is not an HMM, or is one that knows the context, which the format has no place for.
     """
-    if not isinstance(circuit, HMM):
+    if type(circuit) is not HMM:
         raise CircuitError(f".jpc files are written of HMMs only, not of {type(circuit).__name__}")
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")

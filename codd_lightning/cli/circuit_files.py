@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from codd_lightning.circuits import HMM, Circuit, from_description, load_circuit, load_jpc, save_circuit, save_jpc
+from codd_lightning.circuits.folder import BUNDLED
 from codd_lightning.errors import UserError
 
 JPC_NAME = "circuit.jpc"
@@ -27,7 +28,7 @@ def export_command(args: argparse.Namespace) -> int:
     _require_room(args.folder, overwrite=args.overwrite)
     circuit = circuit_of(args.source)
     if args.format == "jpc":
-        if not isinstance(circuit, HMM):
+        if type(circuit) is not HMM:  # one that knows the context would lose what it knows
             raise UserError(f"--format jpc is for HMMs; {args.source} is a circuit {circuit.structure!r}")
         with _writing(args.folder):
             Path(args.folder).mkdir(parents=True, exist_ok=True)
@@ -69,6 +70,8 @@ def circuit_of(source: str) -> Circuit:
 
 def _folder_of(source: str) -> Path:
     """Where a circuit's files would lie: in a run's folder, or in the one that is named."""
+    if source in BUNDLED:
+        return BUNDLED[source]
     run = Path(source) / "circuit"
     return run if run.is_dir() else Path(source)
 

@@ -23,6 +23,7 @@ from codd_lightning.evaluation.rows import decoder_label
 from codd_lightning.seeding import sample_generator
 
 DEFAULT_STEPS_PER_BLOCK = 8
+DEFAULT_PROPOSAL = "any_order"  # of the coupled decoder
 MOST_NEW_TOKENS = 100_000  # far beyond any backbone's positions
 
 
@@ -80,7 +81,7 @@ def _configs(args: argparse.Namespace) -> tuple[DecodingConfig, DecodingConfig]:
             temperature=args.temperature,
             trace=args.trace,
         )
-        return config, config.replace(proposal=args.proposal or "any_order")
+        return config, config.replace(proposal=args.proposal or DEFAULT_PROPOSAL)
     except UserError as error:  # it names keys of a config; here they are options
         named = re.sub(r"decoding\.(\w+)=", lambda key: f"--{key[1].replace('_', '-')} ", str(error))
         raise UserError(named) from None
@@ -158,7 +159,7 @@ def _print(
                 print(json.dumps(_row(prompt, decoder, generation, number), ensure_ascii=False))
             continue
         table = Table(title=escape(prompt), title_justify="left", show_lines=True)
-        table.add_column("decoder", overflow="fold")
+        table.add_column("decoder", no_wrap=True)
         table.add_column("passes", justify="right")
         table.add_column("text", overflow="fold")
         for decoder, generation in results.items():

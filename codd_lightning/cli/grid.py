@@ -137,7 +137,7 @@ def _compare(cells: Sequence[tuple[Cell, int]]) -> None:
     parent = cells[0][0].folder.parent
     measured = {cell.folder: _figures(cell.folder) for cell, status in cells if status == 0}
     print(render(_side_by_side(parent, {cell.folder.name: measured.get(cell.folder) for cell, _ in cells})))
-    print(f"next:\n  tensorboard --logdir {parent}")
+    print(f"next:\n  {shlex.join(['tensorboard', '--logdir', str(parent)])}")
     best = _best([(cell.overrides, measured[cell.folder]) for cell, status in cells if status == 0])
     if best is not None:
         print(f"best by {best[0]}, on the problems of the table:")

@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 
 from codd_lightning.cli.arguments import build_parser
 from codd_lightning.cli.build import Experiment
+from codd_lightning.cli.compose import choices
+from codd_lightning.cli.generate import DEFAULT_PROPOSAL
 from codd_lightning.cli.measure import say
 from codd_lightning.cli.run_folder import RunFolder
 from codd_lightning.decoding import DecodingConfig
@@ -36,17 +38,19 @@ def say_goodbye(config: DictConfig, experiment: Experiment, folder: RunFolder, r
     if experiment.circuit is not None and path is not None:
         prompt = experiment.data.dataset("test").example(0)[0].prompt
         of = [] if path == "codd_tiny" else ["--backbone", path]
-        if len(prompt) < 200:
+        if len(prompt) < 200 and not prompt.startswith("-"):
             options = decoding_options(rows, experiment)
             _show("codd", "generate", prompt, *of, "--circuit", folder.path / "circuit", *options)
     _show("codd", "report", folder.path)
-    _show("codd", "train", config.experiment_name, "--help")
+    if config.experiment_name in choices()["experiment"]:
+        _show("codd", "train", config.experiment_name, "--help")
 
 
 def _show(program: str, *words: str | Path) -> None:
     """A command as it can be typed here: with the environment's folder where that is not on the path."""
     here = program if shutil.which(program) else str(Path(sys.executable).parent / program)
-    log.info("  %s", shlex.join([here, *map(str, words)]))
+    texts = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
+    log.info("  %s", shlex.join([here, *texts]))
 
 
 def decoding_options(rows: Sequence[Row], experiment: Experiment) -> list[str]:
@@ -64,7 +68,7 @@ def decoding_options(rows: Sequence[Row], experiment: Experiment) -> list[str]:
     budget = [chosen["steps_per_block"]]
     settings = [s for decoder in experiment.decoders for s in settings_of(decoder, budget, experiment.circuit)]
     config = next(setting.config for setting in settings if setting.labels.items() <= chosen.items())
-    untold = build_parser().parse_args(["generate"])
+    untold = build_parser().parse_args(["generate", "--proposal", DEFAULT_PROPOSAL])
     options = ["--steps", str(config.steps)]
     for name in TOLD:
         value, usual = getattr(config, name), getattr(untold, name)

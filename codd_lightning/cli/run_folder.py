@@ -49,8 +49,11 @@ class RunFolder:
 
         Raises:
             UserError: it holds a finished run, an unfinished one of another configuration, or other files of
-                the same names.
+                the same names, or its name holds a variable.
         """
+        expanded = Path(os.path.expandvars(self.path))
+        if expanded != self.path:  # Lightning's logger expands it, and nothing else does
+            raise UserError(f"output_dir={self.path} would be {expanded} to TensorBoard: name the folder in full")
         config = self._config
         resolved = OmegaConf.to_yaml(config, resolve=True)
         overwrite = config.overwrite and not (restarted() and self._replaced.exists())  # a job does it once

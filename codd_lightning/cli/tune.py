@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from codd_lightning.circuits import Circuit, save_circuit
+from codd_lightning.circuits.folder import BUNDLED
 from codd_lightning.cli.build import Experiment
 from codd_lightning.cli.compose import compose_experiment
 from codd_lightning.cli.feasible import require_examples
@@ -99,7 +100,7 @@ def tune(config: DictConfig) -> dict[str, Choice]:
         choices = _choose(rows, grid)
         keep(config, run, experiment, folder, manifest, rows, SPLIT)
         _say(rows, choices)
-        _write(Path(str(trained.circuit.path_or_repo)), experiment.circuit, choices)
+        _write(str(trained.circuit.path_or_repo), experiment.circuit, choices)
     return choices
 
 
@@ -176,11 +177,11 @@ def _table(label: str, rows: Sequence[Row]) -> Table:
     return table
 
 
-def _write(path: Path, circuit: Circuit, choices: dict[str, Choice]) -> None:
-    """Puts the choice into the circuit's config; a circuit of the Hub is left as it is."""
-    if not path.is_dir():
-        log.info("%s is no folder here, so the choice is not written into its config", path)
+def _write(source: str, circuit: Circuit, choices: dict[str, Choice]) -> None:
+    """Puts the choice into the circuit's config; a bundled circuit or one of the Hub is left as it is."""
+    if source in BUNDLED or not Path(source).is_dir():
+        log.info("%s is no folder of yours, so the choice is not written into its config", source)
         return
     circuit.tuned = {**circuit.tuned, **choices}
-    save_circuit(circuit, path)
-    log.info("written into %s", path / "config.json")
+    save_circuit(circuit, source)
+    log.info("written into %s", Path(source) / "config.json")

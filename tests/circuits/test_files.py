@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,7 +218,7 @@ def test_a_path_that_is_not_there_is_refused_without_asking_the_hub(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CircuitError, match=f"there is no circuit at {Path(name)}"):
+    with pytest.raises(CircuitError, match=f"there is no circuit at {re.escape(name)}"):
         load_circuit(name)
 
 
@@ -241,3 +242,11 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(CircuitError, match="the Hub did not give someone/some-circuit") as caught:
         load_circuit("someone/some-circuit")
     assert "\n" not in str(caught.value)
+
+
+def test_a_bundled_name_is_a_name_and_a_path_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_circuit(HMM(3, 5, 4), "codd_tiny_one_step")
+    assert load_circuit("codd_tiny_one_step").num_states == 336
+    for here in ("./codd_tiny_one_step", Path("codd_tiny_one_step"), tmp_path / "codd_tiny_one_step"):
+        assert load_circuit(here).num_states == 3

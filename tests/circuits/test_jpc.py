@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from codd_lightning.circuits import HMM, CircuitError, load_circuit, load_jpc, save_jpc
+from codd_lightning.circuits import HMM, CircuitError, ContextualHMM, load_circuit, load_jpc, save_jpc
 
 from .oracles import ORACLE, oracle
 from .strategies import random_hmm
@@ -222,3 +222,10 @@ def test_pyjuice_itself_reads_what_is_written(num_states: int, homogeneous: bool
     juice.save(str(tmp_path / "theirs.jpc"), juice.load(str(tmp_path / "ours.jpc")))
     for ours, theirs in zip(hmm.probabilities(), load_jpc(tmp_path / "theirs.jpc").probabilities(), strict=True):
         torch.testing.assert_close(theirs, ours.float(), atol=1e-6, rtol=0)
+
+
+def test_a_circuit_that_knows_the_context_is_no_plain_hmm(tmp_path: Path) -> None:
+    circuit = ContextualHMM(num_states=4, vocab_size=5, block_length=3, hidden_size=2, roles=2)
+    with pytest.raises(CircuitError, match="not of ContextualHMM"):
+        save_jpc(circuit, tmp_path / "circuit.jpc")
+    assert not list(tmp_path.iterdir())

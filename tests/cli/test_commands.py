@@ -164,7 +164,7 @@ class TestTrain:
     [
         (["circuit.num_state=3"], "circuit.num_states"),
         (["backbone=pretrained", "backbone.path_or_repo=./nowhere"], "nowhere"),
-        (["circuit=pretrained", "circuit.path_or_repo=./nowhere"], "there is no circuit at nowhere"),
+        (["circuit=pretrained", "circuit.path_or_repo=./nowhere"], "there is no circuit at ./nowhere"),
         (["data.max_response_tokens=50"], "data.max_response_tokens=50"),
         (["evaluation.steps_per_block=[64]"], "evaluation.steps_per_block=64"),
         (["evaluation.examples=100000"], "evaluation.examples=100000"),

@@ -129,9 +129,8 @@ def test_what_an_experiment_says_of_a_part_that_is_replaced_is_left_to_that_part
     other = ["circuit=pretrained", "circuit.path_or_repo=somewhere"]
     assert compose_experiment("one_step", []).circuit.stop_states == 16
     assert without_effect(compose_experiment("one_step", other)) == {}
-    assert without_effect(compose_experiment("one_step", [*other, "circuit.stop_states=8"])) == {
-        "circuit.stop_states": 8
-    }
+    for own in ("circuit.stop_states=8", "++circuit.stop_states=8", "circuit={stop_states: 8}"):
+        assert without_effect(compose_experiment("one_step", [*other, own]))["circuit.stop_states"] == 8
 
 
 def test_an_option_without_effect_in_an_experiment_file_is_told_of(tmp_path) -> None:
@@ -139,4 +138,5 @@ def test_an_option_without_effect_in_an_experiment_file_is_told_of(tmp_path) -> 
     path.write_text(
         "# @package _global_\ndefaults: [quickstart, override /circuit: factorized, _self_]\ncircuit: {num_states: 8}\n"
     )
-    assert without_effect(compose_experiment(str(path), [])) == {"circuit.num_states": 8}
+    for same in ([], ["circuit=factorized"]):
+        assert without_effect(compose_experiment(str(path), same)) == {"circuit.num_states": 8}

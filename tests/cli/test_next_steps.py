@@ -1,12 +1,14 @@
 """What a run says can be typed next."""
 
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from codd_lightning.circuits import HMM
-from codd_lightning.cli.next_steps import decoding_options
+from codd_lightning.cli.next_steps import _show, decoding_options
 from codd_lightning.decoding import DecodingConfig
 
 OWN: Any = {"max_new_tokens": 96, "block_length": 32, "remasking": "left_to_right"}
@@ -52,3 +54,13 @@ def measured(decoder: str, steps: int, value: float, low: float, **labels: Any) 
 )
 def test_generate_is_shown_as_what_was_best_in_the_fewest_steps(rows: list[dict[str, Any]], options: str) -> None:
     assert decoding_options(rows, EXPERIMENT) == options.split()
+
+
+def test_a_command_is_shown_as_a_shell_reads_it(caplog: pytest.LogCaptureFixture) -> None:
+    words = ["generate", "Ben's 3 coins cost $4.", "--circuit", Path("my runs") / "circuit"]
+    with caplog.at_level("INFO", logger="codd_lightning"):
+        _show("codd", *words)
+        _show("codd", "report", Path("-runs"))
+    first, second = (shlex.split(message) for message in caplog.messages)
+    assert first[1:] == [str(word) for word in words]
+    assert second[1:] == ["report", "./-runs"]

@@ -110,3 +110,12 @@ class TestReplacedRuns:
         assert train(tmp_path) == 2
         assert "results.json" in capsys.readouterr().err
         assert (tmp_path / "results.json").read_text() == "precious"
+
+
+def test_a_folder_that_the_logger_would_take_for_another_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PLACE", "elsewhere")
+    assert train(tmp_path / "in $PLACE") == 2
+    assert f"would be {tmp_path}/in elsewhere to TensorBoard" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from codd_lightning.backbones import load_backbone
-from codd_lightning.circuits import HMM, load_circuit
+from codd_lightning.circuits import HMM, load_circuit, save_circuit
+from codd_lightning.circuits.folder import BUNDLED
 from codd_lightning.cli.main import main
 from codd_lightning.cli.tune import _choose
 from codd_lightning.cli.tuned import label_of, tuned_for
@@ -68,6 +69,20 @@ def test_tuned_values_that_are_not_there_are_refused(tuned: Path, capfd: pytest.
 def test_only_coupled_decoders_are_tuned(tuned: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "smoke", *SMALL, "evaluation.decoders=[{proposal: factorized}]", f"output_dir={tuned}"]) == 2
     assert "codd tune needs a circuit, and a coupled decoder" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["codd_tiny_one_step", "./codd_tiny_one_step"])
+def test_what_is_chosen_for_a_bundled_circuit_is_written_nowhere(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_circuit(HMM(3, 141, 32), "codd_tiny_one_step")
+    before = (tmp_path / "codd_tiny_one_step" / "config.json").read_text()
+    given = ["circuit=pretrained", f"circuit.path_or_repo={source}", "tuning.gammas=[1.0]", "tuning.taus=[0.0]"]
+    assert main(["tune", "smoke", *SMALL, *given, "tuning.examples=2", "output_dir=run"]) == 0
+    written = (tmp_path / "codd_tiny_one_step" / "config.json").read_text() != before
+    assert written == source.startswith("./")
+    assert "tuned" not in (BUNDLED["codd_tiny_one_step"] / "config.json").read_text()
 
 
 def row(gamma: float, tau: float, budget: int, strict: float, flexible: float) -> list[dict[str, Any]]:
