@@ -52,7 +52,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CircuitError(f"{folder} holds no {CONFIG_FILE}") from None
+        inside = folder / "circuit"
+        mend = f": name {inside}" if (inside / CONFIG_FILE).is_file() else ""
+        raise CircuitError(f"{folder} holds no {CONFIG_FILE}{mend}") from None
     except OSError as error:
         raise CircuitError(f"{path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -108,5 +110,6 @@ def find_folder(path_or_repo: str | Path) -> Path:
         return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, "*.jpc"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CircuitError(
-            f"there is no circuit at {path}, and the Hub did not give {name} ({type(error).__name__})"
+            f"there is no circuit at {path}, and the Hub did not give {name} ({type(error).__name__}); "
+            f"bundled ones: {', '.join(BUNDLED)}"
         ) from None

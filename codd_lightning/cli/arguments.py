@@ -9,7 +9,8 @@ masked-diffusion language model, and watch its few-step decoding improve.
 
 Start here:
   codd train quickstart                      train a circuit on the bundled backbone (minutes on a laptop)
-  codd generate "Ada has 3 apples. ..."      decode a prompt with and without a circuit, side by side
+  codd generate "Ben has 3 coins. ..." --circuit codd_tiny_one_step
+                                             decode a prompt with and without a circuit (this one is bundled)
   tensorboard --logdir outputs               watch it
 """
 
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--backbone", default="codd_tiny", help="bundled name, folder or Hub id")
     generate.add_argument(
         "--circuit",
-        help="bundled name, folder (also of a run) or Hub id; without one only the factorized text is shown",
+        help="bundled name, folder (also of a run), checkpoint or Hub id; without one only the factorized text",
     )
     generate.add_argument("--steps", type=int, help="denoising steps of the whole response; 8 a block if left out")
     generate.add_argument("--paradigm", default="block", help="block or full")
@@ -85,7 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     exporting = commands.add_parser("export", help="write the circuit of a run, checkpoint or folder by itself")
     exporting.add_argument(
-        "source", metavar="SOURCE", help="a run's or circuit's folder, a checkpoint (sharded too), or a Hub id"
+        "source",
+        metavar="SOURCE",
+        help="a bundled name, a run's or circuit's folder, a checkpoint (sharded too), or a Hub id",
     )
     exporting.add_argument("folder", metavar="FOLDER")
     exporting.add_argument("--format", choices=("folder", "jpc"), default="folder", help="jpc is PyJuice's")
@@ -97,7 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--backbone", default="codd_tiny", help="bundled name, folder or Hub id")
     demo.add_argument(
-        "--circuit", help="bundled name, folder (also of a run) or Hub id; the newest of outputs/quickstart if left out"
+        "--circuit",
+        help="bundled name, folder (also of a run), checkpoint or Hub id; the newest of outputs/quickstart if left out",
     )
     demo.add_argument("--host", default="127.0.0.1", help="address to serve at")
     demo.add_argument("--port", type=int, help="a free one from 7860 on if left out")

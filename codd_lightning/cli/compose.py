@@ -259,6 +259,8 @@ def _explain(error: Exception, chosen: Sequence[str], overrides: Sequence[str]) 
         if group in choices():
             known = choices()[group]
             return f"{group}={name} is not a choice{_hint(name, known)}; there are: {', '.join(known)}"
+    if key and "is not a ListConfig" in first_line:
+        return f"{key} takes a list, in brackets{where}"
     if key:
         return f"{key}: {first_line}{where}"
     if "mbiguous value" in first_line:

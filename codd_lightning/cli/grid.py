@@ -181,7 +181,7 @@ def _figures(folder: Path) -> dict[str, Figure]:
             merit = value if name == "one_step_right" else -value
             figures[name.replace("_", " ")] = Figure(name.replace("_", " "), merit, f"{value:.4f}")
         elif name == GAIN:
-            figures["gain {:g}–{:g}".format(*row["mask_ratio"])] = Figure("mean gain", value, f"{value:.3f}")
+            figures["gain {:g}–{:g}".format(*row["mask_ratio"])] = Figure("mean gain", value, f"{value:z.3f}")
     return figures
 
 

@@ -1,6 +1,7 @@
 """An experiment whose backbone and circuit have learnt already: what is measured, tuned and shown."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def _require_trained(config: DictConfig, folder: Path) -> None:
     there = "" if folder.exists() else ", and there is no folder"
     mend = "give output_dir=FOLDER of a finished run, or {0}=pretrained {0}.path_or_repo=FOLDER"
     if circuit not in (None, WITHOUT_PARAMETERS, TRAINED["circuit"]):
-        name = circuit.rsplit(".", maxsplit=1)[-1].lower()
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", circuit.rsplit(".", maxsplit=1)[-1]).lower()  # as the group calls it
         raise UserError(
             f"circuit={name} has learnt nothing yet (no finished run in {folder}{there}): {mend.format('circuit')}"
         )

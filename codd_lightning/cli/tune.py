@@ -155,6 +155,8 @@ def _say(rows: Sequence[Row], choices: dict[str, Choice]) -> None:
         mine = [row for row in rows if decoder_label(row) == label]
         for budget in choice["steps_per_block"]:
             log.info(render(_table(label, [row for row in mine if row["steps_per_block"] == budget])))
+        if not choice["strict_accuracy"]:
+            log.warning("%s: no held-out problem was solved strictly, so this choice means little", label)
         if choice["tied"]:
             log.info("%s: %d others are as good, strict and flexible; the first was taken", label, choice["tied"])
         log.info(

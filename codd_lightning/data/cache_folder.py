@@ -148,7 +148,7 @@ class CacheFolder:
             mend = f"add {name}={said[1]}, or " if option else ""
             raise UserError(
                 f"cache.path={self.path} does not fit: {name} is {said[0]} here and {said[1]} in the cache: "
-                f"{mend}write another cache with codd cache"
+                f"{mend}write another cache with codd cache cache.path=FOLDER"
             )
 
     @contextmanager
