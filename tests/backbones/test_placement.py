@@ -33,14 +33,15 @@ def test_a_device_map_changes_no_logit() -> None:
 
 
 @needs_packages
-@pytest.mark.parametrize(("quantization", "share", "most_error"), [("8bit", 4, 0.03), ("4bit", 8, 0.5)])
+@pytest.mark.parametrize(("quantization", "share", "most_error"), [("8bit", 4, 0.05), ("4bit", 8, 0.5)])
 def test_layers_take_fewer_bits_and_say_nearly_the_same(quantization: str, share: int, most_error: float) -> None:
-    expected = reference(NAME)
-    backbone = load_backbone(FIXTURES / NAME, quantization=quantization)
-    assert bytes_of_layers(backbone) * share == bytes_of_layers(load_backbone(FIXTURES / NAME))
+    whole = load_backbone("codd_tiny")  # of width 128: some processors take 4 bits in blocks of 64 only
+    backbone = load_backbone("codd_tiny", quantization=quantization)
+    assert bytes_of_layers(backbone) * share == bytes_of_layers(whole)
+    canvas = torch.randint(whole.vocab_size, (2, 48), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        found = backbone(expected["input_ids"])
-    error = (found - expected["logits"]).norm() / expected["logits"].norm()
+        expected, found = whole(canvas), backbone(canvas)
+    error = (found - expected).norm() / expected.norm()
     assert 0 < error < most_error
 
 

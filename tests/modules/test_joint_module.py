@@ -63,7 +63,8 @@ def test_its_gradients_are_the_slopes_of_the_loss(top_k: int | None, data: TaskD
         parameter.data -= 2e-4 * direction
         slope = (above - loss().detach()) / 2e-4
         parameter.data += 1e-4 * direction
-        torch.testing.assert_close((parameter.grad * direction).sum(), slope, rtol=1e-4, atol=1e-6)
+        # norms are computed in float32 whatever the rest is in, which leaves the loss 1e-8 of noise, and a slope 1e-4
+        torch.testing.assert_close((parameter.grad * direction).sum(), slope, rtol=1e-4, atol=1e-4)
 
 
 def test_both_learn_and_a_checkpoint_holds_what_did(data: TaskDataModule) -> None:
