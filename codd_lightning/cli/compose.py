@@ -56,9 +56,8 @@ def compose_experiment(experiment: str, overrides: Sequence[str], whole: bool = 
             raise UserError(f"{place}: not valid YAML: {error.problem}") from None
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(_explain(error, chosen, overrides)) from None
-        if not whole:
-            check(config)
-            _leave_to_the_replaced(config, chosen, overrides)
+    if not whole:
+        check(config)
     return config
 
 
@@ -126,33 +125,15 @@ def callbacks_of(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
             yield str(name), callback
 
 
-def _leave_to_the_replaced(config: DictConfig, chosen: Sequence[str], overrides: Sequence[str]) -> None:
-    """Takes back what an experiment says of a part that the user has replaced, if the new one has no use for it."""
-    given = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
-    idle = [key for key in without_effect(config) if key not in given]
-    if not idle or any(value.startswith("{") for value in given.values()):  # such a value sets options, too
-        return
-    _, before = _experiment_itself(chosen)
-    for key in idle:
-        group = key.partition(".")[0]
-        if group in given and given[group] != before.get(group):
-            OmegaConf.update(config, key, None)
-
-
-def unused(config: DictConfig) -> list[str]:
-    """Options that the chosen parts do not use, set or not: dotted keys."""
-    return [
-        f"{prefix}{option.name}"
+def without_effect(config: DictConfig) -> dict[str, Any]:
+    """Options that are set and that the chosen parts do not use: their values by dotted key."""
+    return {
+        f"{prefix}{option.name}": node[option.name]
         for prefix, node in _nodes(config)
         if dataclasses.is_dataclass(schema := OmegaConf.get_type(node))
         for option in dataclasses.fields(schema)
-        if option.metadata.get("unused")
-    ]
-
-
-def without_effect(config: DictConfig) -> dict[str, Any]:
-    """Options that are set and that the chosen parts do not use: their values by dotted key."""
-    return {key: value for key in unused(config) if (value := OmegaConf.select(config, key)) is not None}
+        if option.metadata.get("unused") and node[option.name] is not None
+    }
 
 
 def settings_of(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:

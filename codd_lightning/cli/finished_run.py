@@ -12,7 +12,6 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from codd_lightning.cli.compose import unused
 from codd_lightning.cli.manifest import versions_and_commit
 from codd_lightning.cli.run_folder import write_text
 from codd_lightning.errors import UserError
@@ -65,9 +64,6 @@ class FinishedRun:
                 f"circuit.path_or_repo={self.path / 'circuit'} takes its circuit"
             ) from None
         now = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
-        for key in unused(config):
-            if OmegaConf.select(saved, key) is not None:
-                OmegaConf.update(saved, key, OmegaConf.select(now, key))
         for key in THE_SAME:
             there, here = OmegaConf.select(saved, key), OmegaConf.select(now, key)
             if there != here:

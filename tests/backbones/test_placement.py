@@ -33,7 +33,7 @@ def test_a_device_map_changes_no_logit() -> None:
 
 
 @needs_packages
-@pytest.mark.parametrize(("quantization", "share", "most_error"), [("8bit", 4, 0.05), ("4bit", 8, 0.5)])
+@pytest.mark.parametrize(("quantization", "share", "most_error"), [("8bit", 4, 0.03), ("4bit", 8, 0.5)])
 def test_layers_take_fewer_bits_and_say_nearly_the_same(quantization: str, share: int, most_error: float) -> None:
     whole = load_backbone("codd_tiny")  # of width 128: some processors take 4 bits in blocks of 64 only
     backbone = load_backbone("codd_tiny", quantization=quantization)

@@ -26,7 +26,7 @@ def test_rivals_is_one_grid_over_tasks(task: str, limit: int, decoders: int) -> 
     config = compose_experiment("rivals", [f"rivals={task}", "circuit=sampler_head"])
     assert len(config.evaluation.decoders) == decoders
     assert config.optimizer.lr == 1e-2  # the sampler head's own, whatever the task
-    assert compose_experiment("rivals", [f"rivals={task}"]).circuit.max_parameters == limit
+    assert config.circuit.max_parameters == limit
     assert (config.backbone.path_or_repo == "codd_tiny") == (task == "worded_sums")
 
 

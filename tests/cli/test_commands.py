@@ -505,7 +505,7 @@ def test_an_experiment_may_name_its_grid_and_compare_at_equal_size(tmp_path: Pat
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 def test_a_circuit_without_parameters_is_measured_as_the_backbone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert main(["train", "smoke", *SMALL, "circuit=factorized", "circuit.num_states=32", f"output_dir={folder}"]) == 0
+    assert main(["train", "smoke", *SMALL, "circuit=factorized", f"output_dir={folder}"]) == 0
     rows = json.loads((folder / "results.json").read_text())["metrics"]
     assert all(abs(row["value"]) < 1e-5 for row in rows if row["name"] == "cll_gain")
     assert "circuit.num_states=32 has no effect" in (folder / "log.txt").read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from codd_lightning.cli.arguments import quoted
-from codd_lightning.cli.compose import EXPERIMENTS, choices, compose_experiment, keys_of, without_effect
+from codd_lightning.cli.compose import EXPERIMENTS, choices, compose_experiment, keys_of
 from codd_lightning.cli.grid import grid_cells
 from codd_lightning.cli.help import overrides_of
 from codd_lightning.errors import UserError
@@ -123,20 +123,3 @@ def test_a_folder_that_a_grid_named_needs_no_quotes(value: str) -> None:
 )
 def test_what_hydra_reads_is_left_to_it(override: str) -> None:
     assert quoted(override) == override
-
-
-def test_what_an_experiment_says_of_a_part_that_is_replaced_is_left_to_that_part() -> None:
-    other = ["circuit=pretrained", "circuit.path_or_repo=somewhere"]
-    assert compose_experiment("one_step", []).circuit.stop_states == 16
-    assert without_effect(compose_experiment("one_step", other)) == {}
-    for own in ("circuit.stop_states=8", "++circuit.stop_states=8", "circuit={stop_states: 8}"):
-        assert without_effect(compose_experiment("one_step", [*other, own]))["circuit.stop_states"] == 8
-
-
-def test_an_option_without_effect_in_an_experiment_file_is_told_of(tmp_path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(
-        "# @package _global_\ndefaults: [quickstart, override /circuit: factorized, _self_]\ncircuit: {num_states: 8}\n"
-    )
-    for same in ([], ["circuit=factorized"]):
-        assert without_effect(compose_experiment(str(path), same)) == {"circuit.num_states": 8}

@@ -27,7 +27,7 @@ def strictly_right(proposal: str) -> int:
     return sum(task.grade(problem, text, ended).strict for problem, text, ended in texts)
 
 
-# 3.7 % of 1,000 are wrong, so that fewer than 90 of 100 right would be met once in 400 draws of problems
+# 3.7 % of 1,000 are wrong, so that fewer than 90 of 100 right would be met once in 800 draws of problems
 @pytest.mark.parametrize(("proposal", "least", "most"), [("any_order", 90, PROBLEMS), ("factorized", 0, 2)])
 def test_it_solves_in_one_step_what_the_backbone_alone_does_not(proposal: str, least: int, most: int) -> None:
     assert least <= strictly_right(proposal) <= most
